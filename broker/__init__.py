@@ -1,0 +1,1 @@
+"""What is said between the services, and how it travels."""

@@ -8,7 +8,7 @@
 
                        fedmq.models (topic)
     aggregator  ──► <federation>.model.all | .<participant> ──► fedmq.<federation>.models.<participant>  (newest only)
-                    <federation>.plan.all  | .<participant> ──► fedmq.<federation>.plans.<participant>   (nothing dropped)
+                    <federation>.plan.all  | .<participant> ──► fedmq.<federation>.plans.<participant>   (all kept)
 
                        fedmq.released (topic)
     aggregator  ──► <federation>.released ──► fedmq.<federation>.released  (the last ones, for latecomers)
@@ -176,9 +176,7 @@ def participant_topology(federation: str, participant: str) -> Topology:
             ),
             Queue(
                 plans_queue(federation, participant),
-                bindings=tuple(
-                    Binding(MODELS, routing_key(federation, "plan", whom)) for whom in ("all", participant)
-                ),
+                bindings=tuple(Binding(MODELS, routing_key(federation, "plan", whom)) for whom in ("all", participant)),
                 dead_letter_exchange=DEAD,
             ),
         ),

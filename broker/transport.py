@@ -46,10 +46,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
+from broker.messages import MAX_BODY_BYTES
 from broker.topology import Topology
 
-#: Bytes. RabbitMQ 4 refuses more than 16 MiB by default, and 64 MiB costs a client half a GiB; under this cap both are far.
-MAX_BODY_BYTES = 12 * 1024 * 1024
+__all__ = ["MAX_BODY_BYTES", "Consumer", "Delivery", "Happening", "OnEvent", "Outgoing", "Transport"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +83,30 @@ class Delivery(Protocol):
     """One message in the hands of a consumer, to be settled once."""
 
     @property
-    def body(self) -> bytes: ...
+    def body(self) -> bytes:
+        """What was published, byte for byte."""
+
     @property
-    def routing_key(self) -> str: ...
+    def routing_key(self) -> str:
+        """The key it was published with."""
+
     @property
-    def message_id(self) -> str | None: ...
+    def message_id(self) -> str | None:
+        """The publisher's id for it, by which a resend is known."""
+
     @property
     def user_id(self) -> str | None:
         """The authenticated sender. The broker validates it only where it is set: None is unknown."""
 
     @property
-    def redelivered(self) -> bool: ...
-    async def ack(self, *, multiple: bool = False) -> None: ...
-    async def reject(self) -> None: ...
+    def redelivered(self) -> bool:
+        """Whether it may have been delivered before."""
+
+    async def ack(self, *, multiple: bool = False) -> None:
+        """Settle it for good; with ``multiple`` also all that this consumer was given before it."""
+
+    async def reject(self) -> None:
+        """Send it to the queue's dead-letter exchange."""
 
 
 class Consumer(Protocol):
@@ -107,9 +118,14 @@ class Consumer(Protocol):
     def waiting(self) -> list[Delivery]:
         """Take everything that has come already, without waiting; may be empty."""
 
-    async def pause(self) -> None: ...
-    async def resume(self) -> None: ...
-    async def close(self) -> None: ...
+    async def pause(self) -> None:
+        """Let no more come; what had come and was not taken goes back to the queue."""
+
+    async def resume(self) -> None:
+        """Let deliveries come again."""
+
+    async def close(self) -> None:
+        """End the subscription: what is unsettled comes again, to whoever consumes next."""
 
 
 class Transport(Protocol):
@@ -120,12 +136,18 @@ class Transport(Protocol):
         """The user that this transport is authenticated as, set on every message it publishes."""
 
     @property
-    def connected(self) -> bool: ...
+    def connected(self) -> bool:
+        """Whether messages can travel at this moment."""
+
     async def declare(self, topology: Topology) -> None:
         """Declare, now and after every reconnection; raises `NotDeclared` or `TopologyRefused`."""
 
-    async def publish(self, message: Outgoing) -> None: ...
-    async def consume(self, queue: str, *, prefetch: int) -> Consumer: ...
+    async def publish(self, message: Outgoing) -> None:
+        """Return when the broker has taken responsibility for ``message``; see the contract for what is raised."""
+
+    async def consume(self, queue: str, *, prefetch: int) -> Consumer:
+        """Subscribe to ``queue`` with at most ``prefetch`` unsettled deliveries; raises `NotDeclared`."""
+
     def connections(self) -> AsyncIterator[int]:
         """Yield the number of the connection, now if there is one, then after each reconnection."""
 

@@ -1,0 +1,340 @@
+"""Messages to bytes and back, strictly: what decodes is exactly what a dataclass says, or is refused.
+
+A body is one msgpack map: ``protocol``, ``schema``, ``type``, and the fields of the dataclass. Arrays
+are a map of ``dtype`` (always ``<f8``, little-endian float64) and ``data`` (raw bytes); their
+length is not believed but held against the plan. Never pickle.
+
+Order of the checks, since each protects the next: the body's length before anything is decoded (a
+legal 16 MiB body of empty maps becomes more than a GiB of objects); msgpack with every
+extension off; no key twice; exact key sets; exact types (a bool is no int, an int no
+float); finite numbers; lengths. A refusal names the place, never the value.
+
+Growing: a new field has a default and ``metadata={"since": N}``. A body of an older schema must not have it and
+gets the default; a body of a newer schema may have keys that we do not know, which are passed over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from hashlib import sha256
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import msgpack
+import numpy as np
+
+from broker.errors import MalformedMessage
+from broker.messages import (
+    MAX_BODY_BYTES,
+    PROTOCOL,
+    SCHEMA,
+    UPDATE_ARRAYS,
+    Evaluation,
+    GlobalModel,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Message,
+    ModelUpdate,
+    Plan,
+    ReleasedModel,
+    Sizes,
+)
+
+DTYPE = "<f8"
+#: The largest whole number that every language's numbers hold exactly.
+MAX_INT = 2**53
+#: Names of columns and participants, reasons: sentences, not documents.
+MAX_TEXT_BYTES = 4096
+#: Room for the names and scalars around the arrays of a contribution.
+MARGIN_BYTES = 4096
+
+_TYPES: dict[str, type[Message]] = {
+    kind.__name__: kind
+    for kind in (Hello, Heartbeat, Goodbye, Plan, GlobalModel, ModelUpdate, Evaluation, ReleasedModel)
+}
+
+Plain = Any
+"""What msgpack holds: maps, lists, text, bytes, numbers, booleans and nil."""
+Reader = Callable[[Plain, str, "Context"], Any]
+Writer = Callable[[Any], Plain]
+Codec = tuple[Reader, Writer]
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Context:
+    """What a decoder knows besides the bytes: the schema they claim, and the lengths the plan implies."""
+
+    schema: int = SCHEMA
+    sizes: Sizes | None = None
+
+
+def encode(message: Message) -> bytes:
+    """Return the body of ``message``: the same message gives the same bytes, always."""
+    head = {"protocol": PROTOCOL, "schema": SCHEMA, "type": type(message).__name__}
+    _, write = _record(type(message))
+    return _pack({**head, **write(message)})
+
+
+def decode(body: bytes, *, sizes: Sizes | None = None, max_bytes: int = MAX_BODY_BYTES) -> Message:
+    """Return the message in ``body``.
+
+    Parameters
+    ----------
+    sizes : the lengths of arrays, where a plan is known; without it lengths are not checked.
+    max_bytes : bodies above are refused before they are decoded.
+
+    Raises
+    ------
+    MalformedMessage
+        Whatever is wrong with it. Nothing else is raised, for any bytes.
+    """
+    fields = _unpack(body, max_bytes)
+    protocol, schema, name = (fields.pop(key, None) for key in ("protocol", "schema", "type"))
+    if type(protocol) is not int or protocol != PROTOCOL:
+        raise MalformedMessage(
+            f"the message speaks protocol {protocol if type(protocol) is int else 'unknown'}, this side {PROTOCOL}: "
+            "run versions of fedmq with the same protocol on both sides"
+        )
+    if type(schema) is not int or not 1 <= schema <= MAX_INT:
+        raise MalformedMessage("schema: no positive whole number")
+    kind = _TYPES.get(name) if type(name) is str else None
+    if kind is None:
+        raise MalformedMessage("type: none of the messages that this version knows")
+    message: Message = _record(kind)[0](fields, kind.__name__, Context(schema, sizes))
+    return message
+
+
+def pack(record: Any) -> bytes:
+    """Return the bytes of one dataclass of ours that is stored, not sent."""
+    return _pack(_record(type(record))[1](record))
+
+
+def unpack(kind: type[T], body: bytes) -> T:
+    """Return what `pack` made of a ``kind``; raises `MalformedMessage`."""
+    record: T = _record(kind)[0](_unpack(body, len(body)), kind.__name__, Context())
+    return record
+
+
+def plan_hash(plan: Plan) -> str:
+    """Return the hash by which a plan is named in models and contributions."""
+    return sha256(encode(plan)).hexdigest()
+
+
+def body_cap(kind: str, sizes: Sizes | None) -> int:
+    """Return how long a body may be that came under a routing key of ``kind``, in bytes.
+
+    Contributions are capped by what the plan implies; column names in a `Hello` are the participant's to choose.
+    """
+    if sizes is None or kind not in {"update", "evaluation"}:
+        return MAX_BODY_BYTES
+    largest = max(sum(sizes.of(size) for size in arrays.values()) for arrays in UPDATE_ARRAYS.values())
+    numbers = largest if kind == "update" else 4 * sizes.bins
+    return min(MAX_BODY_BYTES, 8 * numbers + MARGIN_BYTES)
+
+
+def _pack(fields: Mapping[str, Plain]) -> bytes:
+    packed: bytes = msgpack.packb(fields, use_bin_type=True)
+    return packed
+
+
+def _unpack(body: bytes, max_bytes: int) -> dict[str, Plain]:
+    if len(body) > max_bytes:
+        raise MalformedMessage(f"the body has {len(body)} bytes; at most {max_bytes} are read")
+    try:
+        fields = msgpack.unpackb(
+            body,
+            raw=False,
+            strict_map_key=True,
+            max_ext_len=0,
+            max_bin_len=max_bytes,
+            max_str_len=MAX_TEXT_BYTES,
+            object_pairs_hook=_no_key_twice,
+        )
+    except MalformedMessage:
+        raise
+    except (ValueError, TypeError, RecursionError, MemoryError, msgpack.UnpackException):
+        # The library's own sentence may quote the bytes: it is not passed on.
+        raise MalformedMessage("the body is not one well-formed msgpack value") from None
+    if type(fields) is not dict:
+        raise MalformedMessage("the body is not a map")
+    return fields
+
+
+def _no_key_twice(pairs: Iterable[tuple[str, Plain]]) -> dict[str, Plain]:
+    listed = list(pairs)
+    fields = dict(listed)
+    if len(fields) != len(listed):
+        raise MalformedMessage("a map has the same key twice")
+    return fields
+
+
+# --- a reader and a writer for every type that a field can have -----------------------------
+
+
+def _make_record(kind: Any) -> Codec:
+    """Return reader and writer of a dataclass, made once from its annotations."""
+    hints = get_type_hints(kind)
+    fields = {item.name: item for item in dataclasses.fields(kind)}
+    codecs = {name: _codec(hints[name], item.metadata.get("size")) for name, item in fields.items()}
+    since = {name: item.metadata.get("since", 1) for name, item in fields.items()}
+
+    def read(plain: Plain, place: str, context: Context) -> Any:
+        if type(plain) is not dict:
+            raise MalformedMessage(f"{place}: not a map")
+        known = {name for name in fields if since[name] <= context.schema}
+        missing = known - plain.keys()
+        unknown = plain.keys() - known
+        if missing or (unknown and context.schema <= SCHEMA):
+            raise MalformedMessage(f"{place}: {len(missing)} fields missing, {len(unknown)} unknown")
+        return kind(**{name: codecs[name][0](plain[name], f"{place}.{name}", context) for name in known})
+
+    def write(record: Any) -> Plain:
+        return {name: codec[1](getattr(record, name)) for name, codec in codecs.items()}
+
+    return (_sized_by_kind(read) if kind is ModelUpdate else read), write
+
+
+_record: Callable[[Any], Codec] = cache(_make_record)
+
+
+def _sized_by_kind(read: Reader) -> Reader:
+    """Return ``read`` with the check that an update carries just what its kind says."""
+
+    def check(plain: Plain, place: str, context: Context) -> ModelUpdate:
+        update: ModelUpdate = read(plain, place, context)
+        expected = UPDATE_ARRAYS.get(update.kind)
+        if expected is None or expected.keys() != update.arrays.keys():
+            raise MalformedMessage(f"{place}.arrays: not what its kind carries")
+        for name, size in expected.items():
+            _check_length(update.arrays[name], size, f"{place}.arrays.{name}", context)
+        return update
+
+    return check
+
+
+def _codec(hint: Any, size: str | None) -> Codec:
+    origin, arguments = get_origin(hint), get_args(hint)
+    codec: Codec
+    if hint in _SCALARS:
+        codec = _SCALARS[hint], _same
+    elif origin is Literal:
+        codec = _choice(frozenset(arguments)), _same
+    elif origin is types.UnionType:
+        inner = next(argument for argument in arguments if argument is not types.NoneType)
+        codec = _optional(_codec(inner, size))
+    elif origin is tuple:
+        codec = _sequence(_codec(arguments[0], size))
+    elif origin is dict:
+        codec = _mapping(_codec(arguments[1], size))
+    elif origin is np.ndarray:
+        codec = _array(size), _write_array
+    else:
+        codec = _record(hint)
+    return codec
+
+
+def _same(value: Any) -> Plain:
+    return value
+
+
+def _read_text(plain: Plain, place: str, _context: Context) -> str:
+    if type(plain) is not str:
+        raise MalformedMessage(f"{place}: not text")
+    return plain
+
+
+def _read_bool(plain: Plain, place: str, _context: Context) -> bool:
+    if type(plain) is not bool:
+        raise MalformedMessage(f"{place}: neither true nor false")
+    return plain
+
+
+def _read_int(plain: Plain, place: str, _context: Context) -> int:
+    if type(plain) is not int or not 0 <= plain <= MAX_INT:
+        raise MalformedMessage(f"{place}: no whole number from 0 to 2^53")
+    return plain
+
+
+def _read_float(plain: Plain, place: str, _context: Context) -> float:
+    if type(plain) is not float or not math.isfinite(plain):
+        raise MalformedMessage(f"{place}: no finite floating-point number")
+    return plain
+
+
+_SCALARS: dict[Any, Reader] = {str: _read_text, bool: _read_bool, int: _read_int, float: _read_float}
+
+
+def _choice(words: frozenset[str]) -> Reader:
+    def read(plain: Plain, place: str, _context: Context) -> str:
+        if type(plain) is not str or plain not in words:
+            raise MalformedMessage(f"{place}: none of the words that may stand here")
+        return plain
+
+    return read
+
+
+def _optional(inner: Codec) -> Codec:
+    def read(plain: Plain, place: str, context: Context) -> Any:
+        return None if plain is None else inner[0](plain, place, context)
+
+    def write(value: Any) -> Plain:
+        return None if value is None else inner[1](value)
+
+    return read, write
+
+
+def _sequence(inner: Codec) -> Codec:
+    def read(plain: Plain, place: str, context: Context) -> tuple[Any, ...]:
+        if type(plain) is not list:
+            raise MalformedMessage(f"{place}: not a list")
+        return tuple(inner[0](item, f"{place}[{index}]", context) for index, item in enumerate(plain))
+
+    def write(values: Any) -> Plain:
+        return [inner[1](value) for value in values]
+
+    return read, write
+
+
+def _mapping(inner: Codec) -> Codec:
+    def read(plain: Plain, place: str, context: Context) -> dict[str, Any]:
+        if type(plain) is not dict:
+            raise MalformedMessage(f"{place}: not a map")
+        # Keys come from outside: they are counted, not quoted.
+        return {key: inner[0](value, f"{place}[{index}]", context) for index, (key, value) in enumerate(plain.items())}
+
+    def write(values: Any) -> Plain:
+        return {key: inner[1](value) for key, value in values.items()}
+
+    return read, write
+
+
+def _array(size: str | None) -> Reader:
+    def read(plain: Plain, place: str, context: Context) -> np.ndarray[Any, Any]:
+        if type(plain) is not dict or plain.keys() != {"dtype", "data"} or type(plain["data"]) is not bytes:
+            raise MalformedMessage(f"{place}: not an array")
+        if plain["dtype"] != DTYPE:
+            raise MalformedMessage(f"{place}: its dtype is not {DTYPE}")
+        if len(plain["data"]) % 8:
+            raise MalformedMessage(f"{place}: its bytes are no whole number of float64")
+        array = np.frombuffer(plain["data"], dtype=DTYPE)
+        if not np.isfinite(array).all():
+            raise MalformedMessage(f"{place}: a number in it is not finite")
+        if size is not None:
+            _check_length(array, size, place, context)
+        return array
+
+    return read
+
+
+def _check_length(array: np.ndarray[Any, Any], size: str, place: str, context: Context) -> None:
+    if context.sizes is not None and len(array) != context.sizes.of(size):
+        raise MalformedMessage(f"{place}: {len(array)} numbers where {context.sizes.of(size)} belong")
+
+
+def _write_array(array: np.ndarray[Any, Any]) -> Plain:
+    return {"dtype": DTYPE, "data": np.ascontiguousarray(array, dtype=DTYPE).tobytes()}

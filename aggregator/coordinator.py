@@ -1,0 +1,513 @@
+"""The aggregator's state machine: (state, event) -> (state, actions). All that it decides is decided here.
+
+Theory of operation. A federation starts when enough participants have said hello: the first one's columns
+become the plan. If the columns are to be standardised, or a learning rate chosen, everybody is first asked for the
+moments of its rows; merged, they are frozen into the plan. Then everybody is asked to train, contributions go
+to the strategy, and whenever its pace says so there is a next version. When the loss has stopped falling
+the model is frozen, everybody evaluates it once, and it is released.
+
+::
+
+    enrolling ──enough hellos──► moments ──all live have reported──► training
+        └──────────────nothing needs them───────────────────────────────►│
+    training ──no further version to be made──► verifying ──all live have evaluated, or in time──► converged
+
+============ ==================================== ==============================================================
+event        in any phase                         besides
+============ ==================================== ==============================================================
+hello        enrol, or know again; answer with    enrolling: start when enough are there
+             plan and model
+update       examine; ledger; a refused one is    moments: merge. training: to the strategy, and on to the next
+             settled and answered                 version when it is due
+evaluation   examine; ledger                      verifying: release when all live have answered
+heartbeat    it is live; one that stays behind    whoever was silent is waited for again
+             the newest bulletin gets it again
+goodbye      it has left, nobody waits for it     whatever waited only for it goes on
+tick         who has not been heard of is silent  deadlines: of the buffer, of the last evaluation
+============ ==================================== ==============================================================
+
+One update in flight: a participant is asked again only when its last contribution is settled, that is
+included or refused. Answering every broadcast would let updates outrun the buffer, and staleness grow without bound.
+
+Time comes in the events, as seconds of a clock that never goes back; nothing here looks at a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from aggregator import admission, convergence
+from aggregator.events import (
+    EVERYBODY,
+    Action,
+    ContributionArrived,
+    Event,
+    GoodbyeArrived,
+    HeartbeatArrived,
+    HelloArrived,
+    Include,
+    Observe,
+    Record,
+    Reject,
+    Release,
+    Send,
+    Tick,
+)
+from aggregator.released import release
+from aggregator.state import Member, Presence, Progress, Rules, State
+from aggregator.strategies import Contribution
+from broker import codec
+from broker.messages import (
+    Array,
+    Evaluation,
+    Frame,
+    GlobalModel,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    ModelUpdate,
+    Phase,
+    Plan,
+    Standing,
+    Task,
+    contribution_id,
+)
+from logistic.moments import Moments, merge_all
+
+
+Step = tuple[State, list[Action]]
+
+
+def step(state: State, event: Event) -> Step:
+    """Return the state after ``event``, and what is to be done; commit before anything is sent or acknowledged."""
+    match event:
+        case HelloArrived():
+            return _hello(state, event)
+        case ContributionArrived():
+            return _contribution(state, event)
+        case HeartbeatArrived():
+            return _heartbeat(state, event)
+        case GoodbyeArrived(goodbye, at):
+            return _goodbye(state, goodbye, at)
+        case Tick(at):
+            return _go_on(_notice_silence(state, at), at)
+
+
+def restored(state: State, at: float) -> Step:
+    """Return ``state``, fresh from the store, under a new epoch; everybody is taken to be there until silent."""
+    presence = {name: Presence("live", at) for name in state.members}
+    state = replace(
+        state,
+        progress=replace(state.progress, epoch=state.progress.epoch + 1),
+        presence=presence,
+        version_since=at,
+        sweep_since=at,
+    )
+    if state.plan is None:
+        return state, []
+    state, sent = _announce(state, EVERYBODY)
+    return _then((state, [*sent, _phase(state)]), lambda after: _go_on(after, at))
+
+
+def wake_at(state: State) -> float | None:
+    """Return when the next `Tick` can change something; None while only messages can."""
+    silence, pace = state.rules.silence_seconds, state.rules.strategy.pace
+    times = [p.last_heard + silence for p in state.presence.values() if p.state == "live"]
+    held = len(state.strategy_state.held)
+    if state.progress.phase == "training" and held >= pace.quorum:
+        times.append(state.version_since + pace.deadline_seconds)
+    if state.progress.phase == "verifying":
+        times.append(state.sweep_since + state.rules.sweep_seconds)
+    return min(times, default=None)
+
+
+# --- hello ----------------------------------------------------------------------------------
+
+
+def _hello(state: State, event: HelloArrived) -> Step:
+    hello, at = event.hello, event.at
+    name = hello.participant
+    if name not in state.rules.participants:
+        return state, [Reject("unknown-participant")]
+    member = _enrol(state, hello)
+    presence = Presence("live", at)
+    state = replace(state, members={**state.members, name: member}, presence={**state.presence, name: presence})
+    greeted = Observe(
+        "participant_said_hello",
+        {"participant": name, "n_rows": hello.n_rows, "n_test_rows": hello.n_test_rows, "barred": member.barred},
+    )
+    if state.plan is None:
+        return _then((state, [greeted]), lambda after: _start_if_enough(after, at))
+    state, sent = _announce(state, name)
+    return state, [greeted, Send(_plan(state), name), *sent]
+
+
+def _enrol(state: State, hello: Hello) -> Member:
+    """Return the member that ``hello`` makes: one known again keeps its history, one without its disk counts anew."""
+    features = hello.features if state.plan is None else ()
+    barred = "" if state.plan is None else _mismatch(hello.features, state.plan.features)
+    known = state.members.get(hello.participant)
+    fresh = Member(
+        hello.participant, hello.incarnation, hello.n_rows, hello.n_test_rows, features=features, barred=barred
+    )
+    if known is None:
+        return fresh
+    if known.incarnation == hello.incarnation:
+        return replace(known, n_rows=hello.n_rows, n_test_rows=hello.n_test_rows, features=features, barred=barred)
+    return replace(
+        fresh,
+        pending=known.pending,
+        included=known.included,
+        last_base_version=known.last_base_version,
+        loss=known.loss,
+    )
+
+
+def _mismatch(features: tuple[str, ...], expected: tuple[str, ...]) -> str:
+    """Return why columns do not fit, or nothing; their order does not matter."""
+    missing = sorted(set(expected) - set(features))
+    unknown = sorted(set(features) - set(expected))
+    if not missing and not unknown:
+        return ""
+    parts = [f"{what}: {', '.join(names[:5])}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
+    return f"its columns are not the plan's ({'; '.join(parts)})"
+
+
+def _start_if_enough(state: State, at: float) -> Step:
+    rules = state.rules
+    enrolled = [state.members[name] for name in rules.participants if name in state.members]
+    if len(enrolled) < rules.start_with:
+        return state, []
+    features = enrolled[0].features
+    members = {
+        member.name: replace(member, features=(), barred=_mismatch(member.features, features)) for member in enrolled
+    }
+    usable = [member for member in members.values() if not member.barred]
+    barred = [
+        Observe("participant_barred", {"participant": member.name, "reason": member.barred})
+        for member in members.values()
+        if member.barred
+    ]
+    if len(usable) < rules.start_with:
+        return state, list(barred)
+    l2 = 1.0 / sum(member.n_rows for member in usable) if rules.l2 is None else rules.l2
+    plan = Plan(
+        federation=rules.federation,
+        revision=1,
+        features=features,
+        l2=l2,
+        strategy=rules.strategy.name,
+        kind=rules.strategy.kind,
+        work=rules.work,
+        seed=rules.seed,
+        frame=None,
+    )
+    weights = np.zeros(len(features) + 1)
+    state = replace(state, members=members, plan=plan, weights=weights, strategy_state=rules.strategy.init(weights))
+    needs_moments = rules.standardise or rules.work.learning_rate is None
+    state, actions = _enter(state, "moments" if needs_moments else "training", at, plan_changed=True)
+    return state, [*barred, *actions]
+
+
+# --- contributions --------------------------------------------------------------------------
+
+
+def _contribution(state: State, event: ContributionArrived) -> Step:
+    contribution, at = event.contribution, event.at
+    verdict = admission.examine(state, contribution)
+    if verdict == "unknown-participant":
+        return state, [Reject(verdict)]
+    name = contribution.participant
+    kind = "evaluation" if isinstance(contribution, Evaluation) else contribution.kind
+    base = contribution.version if isinstance(contribution, Evaluation) else contribution.base_version
+    state = _heard(state, name, at)
+    staleness = state.progress.version - base
+    observed = Observe(
+        "contribution_examined",
+        {"participant": name, "kind": kind, "verdict": verdict, "base_version": base, "staleness": staleness},
+    )
+    if verdict == "duplicate":
+        return state, [observed]
+    update_id = contribution_id(contribution)
+    record = Record(update_id, name, kind, base, state.progress.version, verdict, event.digest)
+    if verdict != "accepted":
+        state = _refuse(state, contribution, verdict)
+        state, sent = _announce(state, name)
+        return state, [record, observed, *sent]
+    state = _accept(state, contribution, update_id)
+    return _then((state, [record, observed]), lambda after: _go_on(after, at))
+
+
+def _refuse(state: State, contribution: ModelUpdate | Evaluation, verdict: str) -> State:
+    member = state.members[contribution.participant]
+    if contribution.incarnation != member.incarnation:
+        return state  # the participant that sent it has lost its memory of it: there is nobody to tell
+    sequence = contribution.sequence
+    return _with_member(state, replace(member, received=sequence, settled=sequence, refusal=verdict))
+
+
+def _accept(state: State, contribution: ModelUpdate | Evaluation, update_id: str) -> State:
+    name, sequence = contribution.participant, contribution.sequence
+    member = replace(state.members[name], received=sequence, refusal="")
+    if isinstance(contribution, Evaluation):
+        state = replace(state, scores={**state.scores, name: contribution})
+        return _with_member(state, replace(member, settled=sequence))
+    if contribution.kind == "moments":
+        moments = Moments(contribution.n_samples, contribution.arrays["mean"], contribution.arrays["m2"])
+        state = replace(state, moments={**state.moments, name: moments})
+        return _with_member(state, replace(member, settled=sequence))
+    held = Contribution(
+        participant=name,
+        update_id=update_id,
+        base_version=contribution.base_version,
+        staleness=state.progress.version - contribution.base_version,
+        n_samples=contribution.n_samples,
+        share=_share(state, contribution),
+        arrays=contribution.arrays,
+    )
+    state = replace(state, strategy_state=state.rules.strategy.receive(state.strategy_state, held))
+    return _with_member(state, replace(member, pending=update_id, loss=contribution.loss))
+
+
+def _share(state: State, update: ModelUpdate) -> float:
+    """Return its rows over the mean of all members' rows."""
+    rows = [member.n_rows for member in state.members.values() if not member.barred]
+    return update.n_samples * len(rows) / max(1, sum(rows))
+
+
+# --- what may have become due -----------------------------------------------------------------
+
+
+def _go_on(state: State, at: float) -> Step:
+    """Take every step that nothing more needs to be waited for."""
+    phase, live = state.progress.phase, state.live
+    if phase == "moments" and state.moments and state.moments.keys() >= live:
+        return _freeze(state, at)
+    if phase == "training" and state.rules.strategy.pace.due(
+        state.strategy_state.held.keys(), live, at - state.version_since
+    ):
+        return _next_version(state, at)
+    if phase == "verifying" and state.scores:
+        late = at - state.sweep_since >= state.rules.sweep_seconds
+        if late or state.scores.keys() >= live:
+            return _release(state, at)
+    return state, []
+
+
+def _freeze(state: State, at: float) -> Step:
+    """Merge the moments and freeze what follows from them into the plan: the frame, and the learning rate."""
+    plan, rules = _plan(state), state.rules
+    merged = merge_all((state.moments[name] for name in sorted(state.moments)))
+    frame = Frame(mean=merged.mean, scale=merged.std()) if rules.standardise else None
+    work = rules.work
+    if work.learning_rate is None:
+        work = replace(work, learning_rate=_learning_rate(merged, plan.l2, standardised=rules.standardise))
+    plan = replace(plan, revision=plan.revision + 1, frame=frame, work=work)
+    return _enter(_with_plan(state, plan), "training", at, plan_changed=True)
+
+
+def _learning_rate(moments: Moments, l2: float, *, standardised: bool) -> float:
+    """One over a bound on the curvature of the pooled loss: 1 / (trace(Z'Z / n) / 4 + l2), the intercept's 1 included.
+
+    It is the same for everybody. Rates of their own, each one over its own curvature, would make the
+    participants' steps unequal and move the fixed point: 4 times the excess loss on the four-hospital data.
+    """
+    second = np.count_nonzero(moments.m2) if standardised else float(np.sum(moments.mean**2 + moments.m2 / moments.n))
+    return 1.0 / ((second + 1.0) / 4.0 + l2)
+
+
+def _next_version(state: State, at: float) -> Step:
+    rules, progress = state.rules, state.progress
+    held = state.strategy_state.held
+    finished = rules.strategy.finish(state.strategy_state, _weights(state))
+    version = progress.version + 1
+    included = [Include(held[name].update_id, version, rules.strategy.weigh(held[name])) for name in finished.included]
+    members = {**state.members}
+    for name in finished.included:
+        members[name] = _included(members[name], held[name])
+    loss = convergence.federated_loss(
+        (member for member in members.values() if not member.barred), _plan(state).l2, finished.weights
+    )
+    progress = convergence.observe_loss(replace(progress, version=version), loss, rules)
+    observed = Observe(
+        "version_made",
+        {
+            "version": version,
+            "loss": loss,
+            "round_seconds": at - state.version_since,
+            "staleness": {name: held[name].staleness for name in finished.included},
+            "late": sorted(state.live - set(finished.included)),
+        },
+    )
+    state = replace(
+        state,
+        progress=progress,
+        members=members,
+        weights=finished.weights,
+        strategy_state=finished.state,
+        version_since=at,
+    )
+    if convergence.is_over(progress, rules):
+        return _then((state, [*included, observed]), lambda after: _enter(after, "verifying", at))
+    state, sent = _announce(state, EVERYBODY)
+    return state, [*included, observed, *sent]
+
+
+def _included(member: Member, held: Contribution) -> Member:
+    """Return ``member`` whose pending update is in a model now."""
+    incarnation, sequence = held.update_id.split(":")[1:]
+    settled = int(sequence) if incarnation == member.incarnation else member.settled
+    return replace(
+        member,
+        settled=settled,
+        pending="",
+        included=member.included + 1,
+        last_base_version=held.base_version,
+    )
+
+
+def _release(state: State, at: float) -> Step:
+    model = release(state)
+    observed = Observe("model_released", {"version": model.version, "converged": model.converged})
+    return _then(_enter(state, "converged", at), lambda after: (after, [Release(model), observed]))
+
+
+def _enter(state: State, phase: Phase, at: float, *, plan_changed: bool = False) -> Step:
+    """Go to another phase and tell everybody what is asked of them there."""
+    state = replace(state, progress=replace(state.progress, phase=phase), version_since=at, sweep_since=at)
+    state, sent = _announce(state, EVERYBODY)
+    plan: list[Action] = [Send(_plan(state), EVERYBODY)] if plan_changed else []
+    return _then((state, [*plan, *sent, _phase(state)]), lambda after: _go_on(after, at))
+
+
+# --- presence -------------------------------------------------------------------------------
+
+
+def _heartbeat(state: State, event: HeartbeatArrived) -> Step:
+    heartbeat = event.heartbeat
+    name = heartbeat.participant
+    if name not in state.presence:
+        return state, []  # its hello is on the way, or it may not take part and was told so
+    before = state.presence[name]
+    state = _heard(state, name, event.at, bulletin=heartbeat.bulletin)
+    # Twice the same, and not the newest that it was sent: that one is lost, not late.
+    behind = heartbeat.bulletin < before.addressed and heartbeat.bulletin == before.bulletin_seen
+    if not behind or heartbeat.state == "working":
+        return state, []
+    return state, [Send(_plan(state), name), Send(_global_model(state), name)]
+
+
+def _goodbye(state: State, goodbye: Goodbye, at: float) -> Step:
+    name = goodbye.participant
+    if name not in state.presence or state.members[name].incarnation != goodbye.incarnation:
+        return state, []
+    state = _with_presence(state, name, replace(state.presence[name], state="left", last_heard=at))
+    return _then((state, [Observe("participant_left", {"participant": name})]), lambda after: _go_on(after, at))
+
+
+def _heard(state: State, name: str, at: float, bulletin: int | None = None) -> State:
+    before = state.presence[name]
+    seen = before.bulletin_seen if bulletin is None else bulletin
+    return _with_presence(state, name, Presence("live", at, seen, before.addressed))
+
+
+def _notice_silence(state: State, at: float) -> State:
+    limit = state.rules.silence_seconds
+    presence = {
+        name: replace(p, state="silent") if p.state == "live" and at - p.last_heard >= limit else p
+        for name, p in state.presence.items()
+    }
+    return replace(state, presence=presence)
+
+
+# --- small parts ----------------------------------------------------------------------------
+
+
+def _announce(state: State, to: str) -> Step:
+    """Publish the model with a newer roster, and note who was sent it."""
+    bulletin = state.progress.bulletin + 1
+    presence = {
+        name: replace(p, addressed=bulletin) if to in {EVERYBODY, name} else p for name, p in state.presence.items()
+    }
+    state = replace(state, progress=replace(state.progress, bulletin=bulletin), presence=presence)
+    return state, [Send(_global_model(state), to)]
+
+
+def _global_model(state: State) -> GlobalModel:
+    progress = state.progress
+    return GlobalModel(
+        federation=state.rules.federation,
+        epoch=progress.epoch,
+        version=progress.version,
+        bulletin=progress.bulletin,
+        phase=progress.phase,
+        plan_hash=state.plan_hash,
+        loss=progress.loss,
+        roster={name: _standing(state, member) for name, member in state.members.items()},
+        weights=_weights(state),
+    )
+
+
+def _standing(state: State, member: Member) -> Standing:
+    return Standing(member.incarnation, member.settled, member.barred or member.refusal, asked_of(state, member))
+
+
+def asked_of(state: State, member: Member) -> Task:
+    """Return what ``member`` is asked for now: nothing while its last update is not in a model yet."""
+    if member.barred or member.pending:
+        return ""
+    tasks: dict[Phase, Task] = {
+        "moments": "" if member.name in state.moments else "moments",
+        "training": "train",
+        "verifying": "" if member.name in state.scores else "evaluate",
+    }
+    return tasks.get(state.progress.phase, "")
+
+
+def _phase(state: State) -> Observe:
+    return Observe("phase_entered", {"phase": state.progress.phase, "version": state.progress.version})
+
+
+def _plan(state: State) -> Plan:
+    assert state.plan is not None, "no plan before enough participants have said hello"
+    return state.plan
+
+
+def _weights(state: State) -> Array:
+    assert state.weights is not None, "weights and plan come together"
+    return state.weights
+
+
+def _with_plan(state: State, plan: Plan) -> State:
+    return replace(state, plan=plan, plan_hash=codec.plan_hash(plan))
+
+
+def _with_member(state: State, member: Member) -> State:
+    return replace(state, members={**state.members, member.name: member})
+
+
+def _with_presence(state: State, name: str, presence: Presence) -> State:
+    return replace(state, presence={**state.presence, name: presence})
+
+
+def _then(first: Step, following: Callable[[State], Step]) -> Step:
+    state, actions = first
+    after, more = following(state)
+    return after, [*actions, *more]
+
+
+def fold(state: State, events: Iterable[Event]) -> Step:
+    """Return the state after all ``events``, and all actions in order: one commit for a whole batch."""
+    actions: list[Action] = []
+    for event in events:
+        state, more = step(state, event)
+        actions.extend(more)
+    return state, actions
+
+
+def first_state(rules: Rules) -> State:
+    """Return the state of a federation that nobody has joined yet."""
+    return State(rules=rules, progress=Progress())

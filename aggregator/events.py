@@ -1,0 +1,116 @@
+"""What reaches the coordinator, and what it wants done: events and actions, frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from aggregator.admission import Verdict
+from broker.messages import Evaluation, GlobalModel, Goodbye, Heartbeat, Hello, ModelUpdate, Plan, ReleasedModel
+
+#: Addressee of what is meant for every participant.
+EVERYBODY = "all"
+
+# --- events ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HelloArrived:
+    """A participant introduced itself."""
+
+    hello: Hello
+    at: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ContributionArrived:
+    """An update or evaluation came; ``digest`` is the SHA-256 of its body."""
+
+    contribution: ModelUpdate | Evaluation
+    digest: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatArrived:
+    """A participant is alive."""
+
+    heartbeat: Heartbeat
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class GoodbyeArrived:
+    """A participant leaves in order."""
+
+    goodbye: Goodbye
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed: `wake_at` was reached."""
+
+    at: float
+
+
+Event = HelloArrived | ContributionArrived | HeartbeatArrived | GoodbyeArrived | Tick
+
+
+# --- actions --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Write a contribution and its verdict into the ledger, for good."""
+
+    update_id: str
+    participant: str
+    kind: str
+    base_version: int
+    version: int
+    verdict: Verdict
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Include:
+    """Write into the ledger which version includes an update, and with what weight."""
+
+    update_id: str
+    version: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Publish to one participant or to everybody; of models only the newest need arrive."""
+
+    message: Plan | GlobalModel
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Publish the trained model to whoever subscribes."""
+
+    model: ReleasedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Dead-letter the message that brought this event: nobody here can account for it."""
+
+    reason: Literal["unknown-participant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """Something that people watch: for metrics, logs and the live table."""
+
+    event: str
+    fields: Mapping[str, Any]
+
+
+Action = Record | Include | Send | Release | Reject | Observe

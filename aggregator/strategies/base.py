@@ -1,0 +1,97 @@
+"""What a strategy is: pure functions that make the next model out of what participants sent.
+
+``init`` makes the state, ``receive`` takes a contribution into it, ``finish`` makes the next weights
+out of it. The coordinator knows no strategy by name: it asks the pace when to finish, and it
+stores the state, which for every strategy is two maps: what is held of each participant, and
+vectors of the server's own (momentum, control variates).
+
+`aggregator.testing.StrategyContract` examines all of them, and any that is added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from aggregator.strategies.pace import Pace
+from broker.messages import Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contribution:
+    """One accepted update, as a strategy sees it.
+
+    Attributes
+    ----------
+    update_id : by which the ledger knows it.
+    base_version, staleness : the version it was computed from, and how many versions that is behind.
+    n_samples : rows behind it.
+    share : its rows over the mean of all participants' rows; 1 for a participant of average size.
+    arrays : what the strategy's kind carries; ``weights`` or ``delta``, (n_parameters,).
+    """
+
+    participant: str
+    update_id: str
+    base_version: int
+    staleness: int
+    n_samples: float
+    share: float
+    arrays: dict[str, Array]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StrategyState:
+    """What a strategy keeps between versions."""
+
+    held: dict[str, Contribution] = field(default_factory=dict)
+    shared: dict[str, Array] = field(default_factory=dict)
+
+
+class Finished(NamedTuple):
+    """The next weights, the state after them, and whose contributions are in them."""
+
+    state: StrategyState
+    weights: Array
+    included: tuple[str, ...]
+
+
+class Strategy(Protocol):
+    """How updates become the next model."""
+
+    @property
+    def name(self) -> str:
+        """As chosen by the user."""
+
+    @property
+    def kind(self) -> str:
+        """What participants send: a key of `broker.messages.UPDATE_ARRAYS`."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether it ends at the pooled fit; if not, it is called approximate wherever it is named."""
+
+    @property
+    def pace(self) -> Pace:
+        """When to finish."""
+
+    def weigh(self, contribution: Contribution) -> float:
+        """Return the weight with which ``contribution`` counts; the ledger keeps it."""
+
+    def init(self, weights: Array) -> StrategyState:
+        """Return the state before anything was received, at the first ``weights``."""
+
+    def receive(self, state: StrategyState, contribution: Contribution) -> StrategyState:
+        """Return ``state`` with ``contribution`` in it."""
+
+    def finish(self, state: StrategyState, weights: Array) -> Finished:
+        """Return what comes after ``weights``, given what was received."""
+
+
+def hold(state: StrategyState, contribution: Contribution) -> StrategyState:
+    """Return ``state`` that holds ``contribution`` until the next version."""
+    return StrategyState(held={**state.held, contribution.participant: contribution}, shared=state.shared)
+
+
+def in_order(state: StrategyState) -> list[Contribution]:
+    """Return what is held in the order of names: sums must not depend on who came first, not even in the last bit."""
+    return [state.held[name] for name in sorted(state.held)]

@@ -1,0 +1,57 @@
+"""FedAvg: the mean of locally trained weights, by rows.
+
+Every round the participants start from the same model, improve it on their own rows, and the next
+model is the mean of what they send, weighted by rows. A round ends when every live participant is in, or
+at its deadline with a quorum. What comes later belongs to the next round and counts less there, by its
+staleness; it is never dropped in silence.
+
+With one full-batch gradient step this is centralised gradient descent, to the last bits. With
+more, participants that differ pull the mean off the pooled optimum: the strategy is approximate.
+
+McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data",
+AISTATS 2017, Algorithm 1. The staleness weight is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from aggregator.strategies.base import Contribution, Finished, StrategyState, hold, in_order
+from aggregator.strategies.pace import Pace
+from aggregator.strategies.staleness import Polynomial, Staleness
+from broker.messages import Array
+
+
+@dataclass(frozen=True, slots=True)
+class FedAvg:
+    """Rounds; weights by rows and staleness."""
+
+    pace: Pace = field(default_factory=lambda: Pace(count=None))
+    staleness: Staleness = field(default_factory=Polynomial)
+    name: str = "fedavg"
+    kind: str = "weights"
+    exact: bool = False
+
+    def weigh(self, contribution: Contribution) -> float:
+        """n_k s(t): rows, discounted by staleness."""
+        return contribution.n_samples * self.staleness(contribution.staleness)
+
+    def init(self, weights: Array) -> StrategyState:  # noqa: ARG002 - a round starts from nothing
+        """Nothing is held, and the server keeps nothing of its own."""
+        return StrategyState()
+
+    def receive(self, state: StrategyState, contribution: Contribution) -> StrategyState:
+        """Keep it for the end of the round."""
+        return hold(state, contribution)
+
+    def finish(self, state: StrategyState, weights: Array) -> Finished:
+        """w_(t+1) = sum_k (n_k / n) w_k  (Algorithm 1, last line of ServerExecutes)."""
+        contributions = in_order(state)
+        row_weights = [self.weigh(contribution) for contribution in contributions]
+        total = sum(row_weights)
+        mean = np.zeros_like(weights)
+        for weight, contribution in zip(row_weights, contributions, strict=True):
+            mean += (weight / total) * contribution.arrays["weights"]
+        return Finished(StrategyState(), mean, tuple(c.participant for c in contributions))

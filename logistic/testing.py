@@ -1,0 +1,158 @@
+"""The examination that every solver sits: subclass `SolverContract`, say how to make yours, and run pytest.
+
+    class TestMySolver(SolverContract):
+        def make_solver(self):
+            return MySolver()
+
+What is promised is in the tests' names. The reference answers are computed here, by a Newton's method that
+shares no line with the package.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from logistic.loss import gradient
+from logistic.problem import Matrix, Problem, Vector
+from logistic.solvers.driver import Solver, Status, solve
+
+LOSS_ROUNDING = 1e-12  # relative; a step may raise the computed loss by so much and still count as not rising
+DIFFERENCE_STEP = 1e-5  # of the central differences, which then err by about 1e-10
+REFERENCE_STEPS = 30
+
+
+class SolverContract:
+    """What `logistic.solvers.Solver` promises, as tests.
+
+    Attributes
+    ----------
+    full_batch
+        Whether every step sees all rows. Then the loss must not rise over a step; otherwise not over the whole run.
+    max_steps
+        Steps allowed to reach the optimum.
+    optimum_tolerance
+        Largest distance of a weight from the reference optimum, on columns of unit scale.
+    """
+
+    full_batch: bool = True
+    max_steps: int = 1000
+    optimum_tolerance: float = 1e-7
+
+    def make_solver(self) -> Solver[Any]:
+        """Return the solver under examination."""
+        raise NotImplementedError("give the contract your solver: def make_solver(self): return MySolver()")
+
+    def test_a_carried_gradient_is_that_of_the_loss_by_finite_differences(self) -> None:
+        for problem in contract_problems():
+            for state in self._walk(problem, n_steps=3):
+                g = gradient(problem, state.w) if state.gradient is None else state.gradient
+                np.testing.assert_allclose(g, finite_differences(problem, state.w), rtol=1e-6, atol=1e-8)
+
+    def test_the_loss_does_not_rise(self) -> None:
+        for problem in contract_problems():
+            losses = [reference_loss(problem, state.w) for state in self._walk(problem, n_steps=20)]
+            compared = pairwise(losses) if self.full_batch else [(losses[0], losses[-1])]
+            for before, after in compared:
+                assert after <= before * (1 + LOSS_ROUNDING), f"the loss rose from {before} to {after}"
+
+    def test_the_run_reaches_the_reference_optimum(self) -> None:
+        for problem in contract_problems():
+            solution = solve(
+                self.make_solver(),
+                problem,
+                np.zeros(problem.n_parameters),
+                rng=np.random.default_rng(1),
+                max_steps=self.max_steps,
+                tolerance=self.optimum_tolerance * 1e-2,
+            )
+            assert solution.status is not Status.DIVERGED
+            distance = np.abs(solution.w - reference_optimum(problem)).max()
+            assert distance <= self.optimum_tolerance, f"{distance} from the optimum: {solution.status}"
+
+    def test_the_same_generator_gives_the_same_run(self) -> None:
+        for problem in contract_problems():
+            first, second = ([state.w for state in self._walk(problem, n_steps=8)] for _ in range(2))
+            np.testing.assert_array_equal(first, second)
+
+    def test_the_inputs_are_left_as_they_were(self) -> None:
+        for problem in contract_problems():
+            w = np.full(problem.n_parameters, 0.25)
+            inputs = [array for array in (problem.X, problem.y, problem.sample_weight, w) if array is not None]
+            copies = [array.copy() for array in inputs]
+            list(self._walk(problem, n_steps=5, w=w))
+            for array, copy in zip(inputs, copies, strict=True):
+                np.testing.assert_array_equal(array, copy)
+
+    def test_an_old_state_can_be_stepped_again_with_the_same_result(self) -> None:
+        solver = self.make_solver()
+        for problem in contract_problems():
+            states = list(self._walk(problem, n_steps=6))
+            for state, after in pairwise(states):
+                np.testing.assert_array_equal(solver.step(problem, state).w, after.w)
+
+    def test_a_problem_without_rows_ends_at_finite_weights(self) -> None:
+        problem = Problem(np.empty((0, 2)), np.empty(0), l2=0.5)
+        rng = np.random.default_rng(1)
+        solution = solve(self.make_solver(), problem, np.ones(3), rng=rng, max_steps=50, tolerance=1e-6)
+        assert np.isfinite(solution.w).all()
+
+    def _walk(self, problem: Problem, *, n_steps: int, w: Vector | None = None) -> Iterator[Any]:
+        solver = self.make_solver()
+        start = np.zeros(problem.n_parameters) if w is None else w
+        state = solver.init(problem, start, np.random.default_rng(1))
+        yield state
+        for _ in range(n_steps):
+            state = solver.step(problem, state)
+            yield state
+
+
+def contract_problems() -> list[Problem]:
+    """Three small problems: plain, weighted with correlated columns, and with a rare class; columns of unit scale."""
+    rng = np.random.default_rng(20)
+    plain, correlated, rare = (rng.normal(size=(n_rows, 3)) for n_rows in (60, 90, 120))
+    correlated[:, 1] = 0.8 * correlated[:, 0] + 0.6 * correlated[:, 1]
+    return [
+        Problem(plain, _labels(rng, plain, 0.0), l2=1 / 60),
+        Problem(correlated, _labels(rng, correlated, 0.5), rng.uniform(0.0, 2.0, size=90), l2=0.05),
+        Problem(rare, _labels(rng, rare, -2.0), l2=0.02),
+    ]
+
+
+def reference_loss(problem: Problem, w: Vector) -> float:
+    """F by its textbook formula, good for moderate margins."""
+    A, s = _design(problem)
+    p = 1 / (1 + np.exp(-A @ w))
+    log_likelihood = problem.y * np.log(p) + (1 - problem.y) * np.log(1 - p)
+    return float(-(s @ log_likelihood) / s.sum() + problem.l2 / 2 * (w[:-1] ** 2).sum())
+
+
+def reference_optimum(problem: Problem) -> Vector:
+    """Minimiser of F by undamped Newton from 0, which suffices for `contract_problems`."""
+    A, s = _design(problem)
+    penalty = problem.l2 * np.diag([1.0] * problem.n_features + [0.0])
+    w = np.zeros(problem.n_parameters)
+    for _ in range(REFERENCE_STEPS):
+        p = 1 / (1 + np.exp(-A @ w))
+        g = A.T @ (s * (p - problem.y)) / s.sum() + penalty @ w
+        H = (A.T * (s * p * (1 - p))) @ A / s.sum() + penalty
+        w -= np.linalg.solve(H, g)
+    return w
+
+
+def finite_differences(problem: Problem, w: Vector) -> Vector:
+    """Gradient of F by central differences of `reference_loss`."""
+    steps = DIFFERENCE_STEP * np.eye(problem.n_parameters)
+    rises = [reference_loss(problem, w + step) - reference_loss(problem, w - step) for step in steps]
+    return np.array(rises, dtype=np.float64) / (2 * DIFFERENCE_STEP)
+
+
+def _design(problem: Problem) -> tuple[Matrix, Vector]:
+    s = np.ones(problem.n_rows) if problem.sample_weight is None else problem.sample_weight
+    return np.column_stack([problem.X, np.ones(problem.n_rows)]), s
+
+
+def _labels(rng: np.random.Generator, X: Matrix, intercept: float) -> Vector:
+    p = 1 / (1 + np.exp(-(X.sum(axis=1) + intercept)))
+    return (rng.random(len(X)) < p).astype(np.float64)

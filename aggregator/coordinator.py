@@ -66,7 +66,6 @@ from broker.messages import (
     Frame,
     GlobalModel,
     Goodbye,
-    Heartbeat,
     Hello,
     ModelUpdate,
     Phase,
@@ -76,7 +75,6 @@ from broker.messages import (
     contribution_id,
 )
 from logistic.moments import Moments, merge_all
-
 
 Step = tuple[State, list[Action]]
 
@@ -107,9 +105,9 @@ def restored(state: State, at: float) -> Step:
         sweep_since=at,
     )
     if state.plan is None:
-        return state, []
+        return _start_if_enough(state, at)
     state, sent = _announce(state, EVERYBODY)
-    return _then((state, [*sent, _phase(state)]), lambda after: _go_on(after, at))
+    return _then((state, [Send(_plan(state), EVERYBODY), *sent, _phase(state)]), lambda after: _go_on(after, at))
 
 
 def wake_at(state: State) -> float | None:
@@ -207,7 +205,7 @@ def _start_if_enough(state: State, at: float) -> Step:
     )
     weights = np.zeros(len(features) + 1)
     state = replace(state, members=members, plan=plan, weights=weights, strategy_state=rules.strategy.init(weights))
-    needs_moments = rules.standardise or rules.work.learning_rate is None
+    needs_moments = rules.standardise or rules.choose_learning_rate
     state, actions = _enter(state, "moments" if needs_moments else "training", at, plan_changed=True)
     return state, [*barred, *actions]
 
@@ -300,10 +298,10 @@ def _go_on(state: State, at: float) -> Step:
 def _freeze(state: State, at: float) -> Step:
     """Merge the moments and freeze what follows from them into the plan: the frame, and the learning rate."""
     plan, rules = _plan(state), state.rules
-    merged = merge_all((state.moments[name] for name in sorted(state.moments)))
+    merged = merge_all(state.moments[name] for name in sorted(state.moments))
     frame = Frame(mean=merged.mean, scale=merged.std()) if rules.standardise else None
     work = rules.work
-    if work.learning_rate is None:
+    if rules.choose_learning_rate:
         work = replace(work, learning_rate=_learning_rate(merged, plan.l2, standardised=rules.standardise))
     plan = replace(plan, revision=plan.revision + 1, frame=frame, work=work)
     return _enter(_with_plan(state, plan), "training", at, plan_changed=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from random import Random
 
 from broker.errors import MessageTooLarge, TransportError
@@ -53,10 +54,6 @@ class Publisher:
             self._idle.clear()
             self._sending[address] = self._tasks.create_task(self._send(address), name=f"publish {address}")
 
-    def withdraw(self, address: str) -> None:
-        """Forget what waits to go to ``address``: something else has made it needless."""
-        self._next.pop(address, None)
-
     async def drained(self) -> None:
         """Return when everything that was offered is confirmed."""
         await self._idle.wait()
@@ -66,6 +63,9 @@ class Publisher:
         for task in self._sending.values():
             task.cancel()
 
+    def _waits(self, message: Outgoing, error: TransportError, _seconds: float) -> None:
+        self._on_trouble(message, error)
+
     async def _send(self, address: str) -> None:
         try:
             while (message := self._next.pop(address, None)) is not None:
@@ -74,7 +74,7 @@ class Publisher:
                         self._transport,
                         message,
                         rng=self._rng,
-                        on_wait=lambda error, _, message=message: self._on_trouble(message, error),
+                        on_wait=partial(self._waits, message),
                     )
                 except MessageTooLarge as error:
                     self._on_trouble(message, error)

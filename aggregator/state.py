@@ -26,7 +26,8 @@ class Rules:
     participants : who may take part; the first one's column order is the model's.
     start_with : how many of them must have said hello before training starts.
     l2 : penalty; None is one over the number of training rows.
-    work : what participants do locally; a learning rate of None is chosen from the pooled moments.
+    work : what participants do locally.
+    choose_learning_rate : put one into ``work`` that suits the pooled moments.
     tolerance, patience : stop when the loss has not fallen by ``tolerance`` (relative) for ``patience`` versions.
     max_versions : stop there at the latest.
     max_staleness : versions; older updates are refused.
@@ -40,6 +41,7 @@ class Rules:
     start_with: int
     strategy: Strategy
     work: LocalWork
+    choose_learning_rate: bool = True
     l2: float | None = None
     standardise: bool = True
     seed: int = 0

@@ -437,6 +437,11 @@ def panel_queries(dashboard_json: str, *, federation: str = ".*", rate_interval:
     ]
 
 
+def write(path: Path = PATH) -> None:
+    """Write the dashboard to ``path``, by default where it is committed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(build(), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    PATH.parent.mkdir(parents=True, exist_ok=True)
-    PATH.write_text(build(), encoding="utf-8")
+    write()

@@ -24,17 +24,28 @@ _PRAGMAS = (
     "PRAGMA busy_timeout = 5000",
 )
 
-_TABLES = (
-    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS cells (key TEXT PRIMARY KEY, body BLOB NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS ledger ("
-    " update_id TEXT PRIMARY KEY, participant TEXT NOT NULL, kind TEXT NOT NULL,"
-    " base_version INTEGER NOT NULL, version INTEGER NOT NULL, verdict TEXT NOT NULL, digest TEXT NOT NULL,"
-    " included_in INTEGER, weight REAL)",
-    "CREATE TABLE IF NOT EXISTS versions (version INTEGER PRIMARY KEY, hash TEXT NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS releases ("
-    " version INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, body BLOB NOT NULL, confirmed INTEGER NOT NULL)",
-)
+_TABLES = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS cells (key TEXT PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS ledger (
+    update_id TEXT PRIMARY KEY,
+    participant TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    base_version INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    verdict TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    included_in INTEGER,
+    weight REAL
+);
+CREATE TABLE IF NOT EXISTS versions (version INTEGER PRIMARY KEY, hash TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS releases (
+    version INTEGER PRIMARY KEY,
+    epoch INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    confirmed INTEGER NOT NULL
+);
+"""
 
 
 class SQLiteStore:
@@ -62,7 +73,7 @@ class SQLiteStore:
 
     def _prepare(self, federation: str) -> None:
         with self._transaction("cannot be opened", pragmas=_PRAGMAS):
-            for table in _TABLES:
+            for table in _TABLES.split(";"):
                 self._database.execute(table)
             self._claim(
                 "layout", str(LAYOUT), "was written by another version of fedmq: use that version, or another file"

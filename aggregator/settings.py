@@ -1,0 +1,97 @@
+"""The aggregator's settings, and the rules that follow from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from aggregator.state import Rules
+from aggregator.strategies import StrategyOptions, make_strategy
+from broker.messages import LocalWork
+from broker.settings import Names, ServiceSettings
+
+#: What `auto` stands for.
+DEFAULT_STRATEGY = "fedbuff"
+#: A participant is silent after so many heartbeats missed, and a half.
+SILENT_AFTER_HEARTBEATS = 3.5
+
+
+class AggregatorSettings(ServiceSettings):
+    """Who may take part, what is computed, when it is good enough."""
+
+    participants: Names = Field(description="Who may take part, separated by commas; the first one's columns lead.")
+    start_with: int | None = Field(None, ge=1, description="Participants needed to start; all of them by default.")
+    senders: Literal["participant", "shared"] = Field(
+        "participant",
+        description="Whether each participant has a broker user of its own name, or all share ours (trials only).",
+    )
+    l2: float | None = Field(None, ge=0, description="Penalty; one over the number of training rows by default.")
+    standardise: bool = Field(True, description="Standardise columns by the pooled mean and standard deviation.")
+    seed: int = Field(0, ge=0, description="Seed of everything that is random in local fits.")
+    strategy: str = Field("auto", description="How updates become the next model.")
+    buffer_size: int | None = Field(None, ge=1, description="fedbuff: updates that make a version.")
+    quorum: int | None = Field(None, ge=1, description="fedavg, fedbuff: updates that are enough at the deadline.")
+    deadline_seconds: float | None = Field(None, gt=0, description="fedavg, fedbuff: how long a version waits.")
+    mixing_rate: float | None = Field(None, description="fedasync: alpha.")
+    server_learning_rate: float | None = Field(None, description="fedbuff: eta_g.")
+    staleness: Literal["constant", "polynomial", "hinge"] | None = Field(None, description="How late updates count.")
+    staleness_a: float | None = Field(None, description="Its parameter a.")
+    staleness_b: int | None = Field(None, description="Its parameter b (hinge).")
+    solver: Literal["gradient-descent", "newton", "lbfgs"] = Field("gradient-descent", description="The local solver.")
+    local_steps: int = Field(3, ge=1, description="Steps of the local solver for each update.")
+    learning_rate: float | None = Field(
+        None, gt=0, description="Of gradient descent; chosen from the moments by default."
+    )
+    batch_size: int | None = Field(None, ge=1, description="Rows in a step of gradient descent; all by default.")
+    tolerance: float = Field(1e-4, ge=0, description="Relative fall of the loss that counts as progress.")
+    patience: int = Field(25, ge=1, description="Versions without progress after which training stops.")
+    max_versions: int = Field(500, ge=1, description="Versions after which it stops at the latest.")
+    max_staleness: int = Field(100, ge=0, description="Versions; updates from older models are refused.")
+    sweep_seconds: float = Field(60.0, gt=0, description="How long the last evaluation waits for everybody.")
+    exit_after_release: bool = Field(False, description="End when the model is released.")
+    out: Path | None = Field(None, description="Folder to write each released model to.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.participants:
+            raise ValueError("participants: name at least one")
+        if len(set(self.participants)) != len(self.participants):
+            raise ValueError("participants: a name stands twice")
+        if self.start_with is not None and self.start_with > len(self.participants):
+            raise ValueError("start_with is more than there are participants")
+        return self
+
+    def rules(self) -> Rules:
+        """Return what the coordinator goes by; raises `StrategyError`."""
+        name = DEFAULT_STRATEGY if self.strategy == "auto" else self.strategy
+        options = StrategyOptions(
+            buffer_size=self.buffer_size,
+            quorum=self.quorum,
+            deadline_seconds=self.deadline_seconds,
+            mixing_rate=self.mixing_rate,
+            server_learning_rate=self.server_learning_rate,
+            staleness=self.staleness,
+            staleness_a=self.staleness_a,
+            staleness_b=self.staleness_b,
+        )
+        # The other solvers find their own step lengths: nothing needs to be chosen from the moments.
+        descends = self.solver == "gradient-descent"
+        return Rules(
+            federation=self.federation,
+            participants=tuple(self.participants),
+            start_with=self.start_with or len(self.participants),
+            strategy=make_strategy(name, options),
+            work=LocalWork(self.solver, self.local_steps, self.learning_rate, self.batch_size),
+            choose_learning_rate=descends and self.learning_rate is None,
+            l2=self.l2,
+            standardise=self.standardise,
+            seed=self.seed,
+            tolerance=self.tolerance,
+            patience=self.patience,
+            max_versions=self.max_versions,
+            max_staleness=self.max_staleness,
+            silence_seconds=SILENT_AFTER_HEARTBEATS * self.heartbeat_seconds,
+            sweep_seconds=self.sweep_seconds,
+        )

@@ -1,0 +1,133 @@
+"""How a service reaches its broker: settings that both services share.
+
+Values come, the later ones winning, from the defaults, a TOML file, environment variables that begin with FEDMQ_,
+and flags. An unknown key in a file is an error, and no error ever shows a value: it may be a secret.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from broker.errors import BrokerError
+from broker.topology import is_name
+
+
+class SettingsError(BrokerError):
+    """A setting is unknown, missing, or has a value that means nothing."""
+
+
+def _name(value: str) -> str:
+    if not is_name(value):
+        raise ValueError("use letters, digits, '-' and '_', at most 63, the first a letter or digit")
+    return value
+
+
+def _listed(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Name = Annotated[str, BeforeValidator(_name)]
+Names = Annotated[list[Name], NoDecode, BeforeValidator(_listed)]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class ServiceSettings(BaseSettings):
+    """What every service needs to know."""
+
+    model_config = SettingsConfigDict(env_prefix="FEDMQ_", extra="forbid", hide_input_in_errors=True)
+
+    federation: Name = Field("federation", description="Name of the federation: the first word of every routing key.")
+    broker: SecretStr = Field(
+        SecretStr("amqp://guest:guest@127.0.0.1:5672/"),
+        description="AMQP URL of the broker; several of one cluster separated by commas.",
+    )
+    broker_password_file: Path | None = Field(
+        None, description="File that holds the broker password, in place of one in the URL."
+    )
+    ca_file: Path | None = Field(None, description="Certificates that the broker's is checked against (amqps).")
+    cert_file: Path | None = Field(None, description="Our client certificate (amqps).")
+    key_file: Path | None = Field(None, description="The key of our client certificate.")
+    state_dir: Path = Field(Path("state"), description="Folder for what must outlive this process.")
+    heartbeat_seconds: float = Field(10.0, gt=0, description="Seconds between heartbeats.")
+    metrics_host: str = Field("127.0.0.1", description="Address of /metrics, /healthz and /readyz.")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Their port; 0 takes a free one.")
+    log_level: LogLevel = Field("info", description="Least level of log lines.")
+    shutdown_grace_seconds: float = Field(10.0, ge=0, description="How long the work in hand may take to end.")
+
+    @classmethod
+    def load(cls, config: Path | None, flags: dict[str, Any]) -> Self:
+        """Return the settings from ``config``, the environment and ``flags``; raises `SettingsError`."""
+        origin = str(config) if config else "the settings"
+        try:
+            from_file = _read(config)
+            unknown = sorted(set(from_file) - set(cls.model_fields))
+            if unknown:
+                raise SettingsError(
+                    f"{origin}: there is no setting {unknown[0]!r}; there are {', '.join(sorted(cls.model_fields))}"
+                )
+            return cls(**{**from_file, **cls._from_environment(), **flags})
+        except ValidationError as error:
+            raise SettingsError(f"{origin}: {_first_defect(error)}") from None
+
+    @classmethod
+    def _from_environment(cls) -> dict[str, Any]:
+        """Return what the environment sets: given as arguments it comes above the file and below the flags."""
+        import os  # noqa: PLC0415 - only here
+
+        prefix = cls.model_config["env_prefix"]
+        names = {f"{prefix}{name}".upper(): name for name in cls.model_fields}
+        return {names[key]: value for key, value in os.environ.items() if key in names}
+
+    def broker_urls(self) -> list[str]:
+        """Return the URLs, with the password from its file where there is one; never to be printed."""
+        urls = [url.strip() for url in self.broker.get_secret_value().split(",")]
+        if self.broker_password_file is None:
+            return urls
+        return [_with_password(url, _secret(self.broker_password_file)) for url in urls]
+
+
+def _read(config: Path | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    try:
+        return tomllib.loads(config.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{config} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{config} is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{config} is not TOML: {error}") from None
+
+
+def _first_defect(error: ValidationError) -> str:
+    """Return one sentence about the first thing that is wrong; the value is not in it."""
+    defect = error.errors(include_input=False, include_url=False)[0]
+    place = ".".join(str(part) for part in defect["loc"]) or "together"
+    if defect["type"] == "missing":
+        return f"{place} is missing: set it in the file, as --{place.replace('_', '-')}, or as FEDMQ_{place.upper()}"
+    if defect["type"] == "extra_forbidden":
+        return f"there is no setting {place!r}"
+    return f"{place}: {defect['msg'].removeprefix('Value error, ')}"
+
+
+def _secret(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise SettingsError(
+            f"the broker password cannot be read from {path}: check the path and its permissions"
+        ) from None
+
+
+def _with_password(url: str, password: str) -> str:
+    from urllib.parse import quote, urlsplit, urlunsplit  # noqa: PLC0415 - only here
+
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    user = quote(parts.username or "", safe="")
+    return urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}"))

@@ -1,0 +1,30 @@
+"""What people are told of the connection to the broker, the same at both services."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from monitoring.http import Health
+
+
+def report_connection(
+    health: Health,
+    set_connected: Callable[[bool], None],
+    log: structlog.stdlib.BoundLogger,
+    *,
+    kind: str,
+    detail: str,
+    attempt: int,
+) -> None:
+    """Tell health, metrics and log what befell the connection; ``detail`` is a sentence without secrets."""
+    if kind == "connected":
+        health.ready("broker")
+        set_connected(True)
+        log.info("broker_connected", detail=detail)
+        return
+    if kind in {"lost", "unreachable", "refused"}:
+        health.not_ready("broker", detail)
+        set_connected(False)
+    log.warning(f"broker_{kind.replace('-', '_')}", detail=detail, attempt=attempt)  # noqa: G004 - the event has its own name

@@ -1,0 +1,105 @@
+"""What the participant tells people: metrics, logs, readiness; never a row, a weight or a label."""
+
+from __future__ import annotations
+
+from broker.errors import TransportError
+from broker.transport import Happening
+from monitoring.connection import report_connection
+from monitoring.http import Health
+from monitoring.logs import logger
+from monitoring.metrics import ParticipantMetrics
+from participant.worker import Barred, GaveUp, Ignore, Settle, Work
+
+
+class Reporter:
+    """Turns what the service does into metrics and log lines."""
+
+    def __init__(self, metrics: ParticipantMetrics, health: Health, participant: str) -> None:
+        self._metrics = metrics
+        self._health = health
+        self._log = logger("participant").bind(participant=participant)
+        self._last_barred = ""
+        health.not_ready("service", "it is starting")
+
+    def started(self, table: str, federation: str) -> None:
+        """The service takes messages."""
+        self._health.ready("service")
+        self._log.info("participant_started", federation=federation, table=table)
+
+    def waits_for_aggregator(self, error: TransportError, seconds: float) -> None:
+        """The exchanges are not there: no aggregator has served this broker yet."""
+        self._health.not_ready("service", f"{error}; is the aggregator running?")
+        self._log.warning("aggregator_not_there_yet", why=str(error), again_in_seconds=round(seconds, 1))
+
+    def beat(self) -> None:
+        """The event loop is alive."""
+        self._health.beat()
+
+    def took(self, kind: str, n_bytes: int) -> None:
+        """A message came."""
+        self._metrics.received(kind, n_bytes)
+
+    def took_model(self, version: int) -> None:
+        """The newest model is known."""
+        self._metrics.model_taken(version)
+
+    def refused(self, reason: str, why: str) -> None:
+        """A message that came is no message of ours."""
+        self._metrics.refused_message(reason)
+        self._log.warning("message_refused", reason=reason, why=why)
+
+    def decided(self, action: Work | Settle | Ignore | Barred | GaveUp) -> None:
+        """The worker decided something."""
+        match action:
+            case Work(task, model, sequence=sequence):
+                self._log.debug("work_begun", task=task, version=model.version, sequence=sequence)
+            case Settle(sequence, refusal):
+                self._metrics.contribution("refused" if refusal else "settled")
+                level = self._log.warning if refusal else self._log.debug
+                level("contribution_settled", sequence=sequence, refusal=refusal)
+            case Ignore(reason):
+                self._log.debug("message_ignored", reason=reason)
+            case GaveUp(reason):
+                self._metrics.contribution("failed")
+                self._log.error("work_failed", reason=reason, what_next="the next model is tried")
+            case Barred(reason) if reason != self._last_barred:
+                self._last_barred = reason
+                self._log.error("participant_barred", reason=reason, what_next="correct it here and start again")
+
+    def worked(self, task: str, seconds: float) -> None:
+        """The work is done and its result durable."""
+        if task == "train":
+            self._metrics.fitted(seconds)
+
+    def left_without_goodbye(self, error: Exception) -> None:
+        """The service ends although not everything could be sent."""
+        self._log.warning(
+            "left_without_goodbye",
+            why=str(error) or "the grace was over",
+            what_next="the rest is sent at the next start",
+        )
+
+    def outbox(self, n: int) -> None:
+        """So many contributions are not settled."""
+        self._metrics.outbox(n)
+
+    def sent(self, kind: str, n_bytes: int, *, again: bool) -> None:
+        """A message is confirmed."""
+        self._metrics.sent(kind, n_bytes)
+        if kind in {"update", "evaluation"}:
+            self._metrics.contribution("resent" if again else "confirmed")
+
+    def sending_waits(self, error: TransportError) -> None:
+        """A message could not be sent yet."""
+        self._log.warning("sending_waits", why=str(error))
+
+    def happened(self, happening: Happening) -> None:
+        """Something befell the connection to the broker."""
+        report_connection(
+            self._health,
+            self._metrics.broker_connected,
+            self._log,
+            kind=happening.kind,
+            detail=happening.detail,
+            attempt=happening.attempt,
+        )

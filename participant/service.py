@@ -1,0 +1,297 @@
+"""The participant as a service: plans and models in, contributions out, heartbeats all the while. It decides nothing.
+
+Four things go on side by side: plans are taken, models are taken, one piece of work is done, what
+is in the outbox is sent. While there is work no model is taken: its queue keeps just the newest, which is
+the one the next work starts from, and nothing is transferred that would be skipped.
+
+A model is acknowledged before the work on it begins and is not kept here: after a crash the answer to our
+hello brings one that is at least as new. What we computed is kept, before it is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any, TypeVar
+
+from broker import codec
+from broker.errors import ForgedMessage, MalformedMessage, NotDeclared, RemoteMessageError, TransportError
+from broker.messages import Evaluation, GlobalModel, Goodbye, Heartbeat, Hello, ModelUpdate, Plan, Sizes
+from broker.retry import RESEND, publish_until_confirmed
+from broker.topology import UPDATES, models_queue, participant_topology, plans_queue, routing_key
+from broker.transport import Consumer, Delivery, Outgoing, Transport
+from logistic.errors import LogisticError
+from participant.outbox import Entry, Outbox
+from participant.report import Reporter
+from participant.sources.table import Table
+from participant.training import Prepared, perform, prepare
+from participant.worker import Event, Failed, Finished, ModelArrived, PlanArrived, Settle, Work, WorkerState, step
+
+T = TypeVar("T")
+InThread = Callable[..., Awaitable[Any]]
+
+
+@dataclass(slots=True)
+class ParticipantService:
+    """One site's participant.
+
+    Attributes
+    ----------
+    transport : entered already.
+    outbox : opened already; closed by whoever opened it.
+    aggregator_user : the broker user that plans and models must come from.
+    least_fit_seconds, slowdown : make a local fit take at least so long, times so much: for trials of stragglers.
+    shutdown_grace_seconds : how long the work in hand and its sending may take once it is asked to stop.
+    exit_when_released : end when the aggregator has released the model, as a training command wants it.
+    """
+
+    federation: str
+    name: str
+    table: Table
+    transport: Transport
+    outbox: Outbox
+    reporter: Reporter
+    aggregator_user: str = "aggregator"
+    heartbeat_seconds: float = 10.0
+    least_fit_seconds: float = 0.0
+    slowdown: float = 1.0
+    shutdown_grace_seconds: float = 10.0
+    exit_when_released: bool = False
+    rng: Random = field(default_factory=Random)
+    in_thread: InThread = asyncio.to_thread
+    _state: WorkerState = field(init=False)
+    _models: Consumer = field(init=False)
+    _prepared: Prepared | None = field(init=False, default=None)
+    _work: asyncio.Queue[Work] = field(init=False, default_factory=asyncio.Queue)
+    _unsent: asyncio.Queue[tuple[Entry, bool]] = field(init=False, default_factory=asyncio.Queue)
+    _stop: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+
+    def stop(self) -> None:
+        """Ask the service to end in order; `run` returns soon after."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Serve until stopped; raises `ParticipantError` or `TransportError` for what it cannot mend by itself."""
+        entries = await self.in_thread(self.outbox.entries)
+        self._state = WorkerState(
+            participant=self.name,
+            incarnation=self.outbox.incarnation,
+            sequence=self.outbox.last_sequence,
+            in_flight=entries[-1].sequence if entries else None,
+        )
+        if not await self._declared():
+            return
+        plans = await self.transport.consume(plans_queue(self.federation, self.name), prefetch=1)
+        self._models = await self.transport.consume(models_queue(self.federation, self.name), prefetch=1)
+        self.reporter.started(repr(self.table), self.federation)
+        async with asyncio.TaskGroup() as tasks:
+            takers = [
+                tasks.create_task(self._introduce(), name="introduce"),
+                tasks.create_task(self._take_plans(plans), name="plans"),
+                tasks.create_task(self._take_models(), name="models"),
+                tasks.create_task(self._beat(), name="heartbeat"),
+            ]
+            makers = [
+                tasks.create_task(self._do_work(), name="work"),
+                tasks.create_task(self._send_outbox(), name="outbox"),
+            ]
+            await self._stop.wait()
+            for task in takers:
+                task.cancel()
+            await self._leave()
+            for task in makers:
+                task.cancel()
+            await plans.close()
+            await self._models.close()
+
+    async def _declared(self) -> bool:
+        """Declare our queues as soon as the aggregator's exchanges are there; False when asked to stop before."""
+        attempt = 0
+        while not self._stop.is_set():
+            try:
+                await self.transport.declare(participant_topology(self.federation, self.name))
+            except NotDeclared as error:
+                attempt += 1
+                seconds = RESEND.seconds(attempt, self.rng)
+                self.reporter.waits_for_aggregator(error, seconds)
+                await self._stop_within(seconds)
+            else:
+                return True
+        return False
+
+    async def _stop_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _leave(self) -> None:
+        """Finish the work in hand and its sending, within the grace; then say goodbye."""
+        try:
+            async with asyncio.timeout(self.shutdown_grace_seconds):
+                await self._work.join()
+                await self._unsent.join()
+                await self.transport.publish(
+                    self._outgoing("goodbye", Goodbye(self.federation, self.name, self._state.incarnation), "goodbye")
+                )
+        except (TimeoutError, TransportError) as error:
+            # Nothing is lost: the outbox is sent at the next start, and who is silent is not waited for.
+            self.reporter.left_without_goodbye(error)
+
+    # --- what comes in -------------------------------------------------------------------------
+
+    async def _introduce(self) -> None:
+        """Say hello on each connection, and send again what no model has settled: the broker may have lost it."""
+        async for _ in self.transport.connections():
+            hello = Hello(
+                federation=self.federation,
+                participant=self.name,
+                incarnation=self._state.incarnation,
+                features=self.table.features,
+                n_rows=self.table.n_train,
+                n_test_rows=self.table.n_test,
+            )
+            await self._publish(self._outgoing("hello", hello, f"hello:{self.rng.getrandbits(64):016x}"))
+            for entry in await self.in_thread(self.outbox.entries):
+                self._unsent.put_nowait((entry, True))
+
+    async def _take_plans(self, plans: Consumer) -> None:
+        while True:
+            delivery = await plans.take()
+            message = await self._message(delivery, "plan", Plan)
+            if message is not None:
+                await self._advance(PlanArrived(message))
+                await delivery.ack()
+
+    async def _take_models(self) -> None:
+        while True:
+            delivery = await self._models.take()
+            message = await self._message(delivery, "model", GlobalModel)
+            if message is None:
+                continue
+            self.reporter.took_model(message.version)
+            # Before the acknowledgement: it would let the next model come while we work.
+            await self._advance(ModelArrived(message))
+            await delivery.ack()
+            if self.exit_when_released and message.phase == "converged":
+                self.stop()
+
+    async def _message(self, delivery: Delivery, kind: str, expected: type[T]) -> T | None:
+        """Return the message in ``delivery``, or None after it was rejected."""
+        self.reporter.took(kind, len(delivery.body))
+        try:
+            return self._decoded(delivery, expected)
+        except RemoteMessageError as error:
+            self.reporter.refused(error.reason, str(error))
+            await delivery.reject()
+            return None
+
+    def _decoded(self, delivery: Delivery, expected: type[T]) -> T:
+        if delivery.user_id != self.aggregator_user:
+            raise ForgedMessage("it does not bear the aggregator's broker user")
+        plan = self._state.plan
+        sizes = None if plan is None or expected is Plan else Sizes(len(plan.features))
+        message = codec.decode(delivery.body, sizes=sizes)
+        if not isinstance(message, expected):
+            raise MalformedMessage(f"a {type(message).__name__} came where a {expected.__name__} belongs")
+        if getattr(message, "federation", None) != self.federation:
+            raise MalformedMessage("it belongs to another federation")
+        return message
+
+    async def _advance(self, event: Event) -> None:
+        self._state, actions = step(self._state, event)
+        for action in actions:
+            self.reporter.decided(action)
+            if isinstance(action, Work):
+                await self._models.pause()
+                self._work.put_nowait(action)
+            elif isinstance(action, Settle):
+                await self.in_thread(self.outbox.settle, action.sequence)
+                self.reporter.outbox(0)
+
+    # --- work ----------------------------------------------------------------------------------
+
+    async def _do_work(self) -> None:
+        while True:
+            work = await self._work.get()
+            try:
+                entry = await self._result(work)
+            except LogisticError as error:
+                await self._advance(Failed(str(error)))
+            else:
+                await self.in_thread(self.outbox.put, entry)
+                self._unsent.put_nowait((entry, False))
+                self.reporter.outbox(1)
+                await self._advance(Finished())
+            if not self._state.working:
+                await self._models.resume()
+            self._work.task_done()
+
+    async def _result(self, work: Work) -> Entry:
+        """Compute in a thread, so that heartbeats go on; raises `LogisticError` when there is no finite result."""
+        began = self._now()
+        message = await self.in_thread(self._compute, work)
+        if isinstance(message, ModelUpdate):
+            if work.task == "train":
+                await self._dawdle(self._now() - began)
+            seconds = self._now() - began
+            message = replace(message, fit_seconds=seconds)
+            self.reporter.worked(work.task, seconds)
+        kind = "evaluation" if isinstance(message, Evaluation) else "update"
+        return Entry(work.sequence, kind, codec.encode(message))
+
+    def _compute(self, work: Work) -> ModelUpdate | Evaluation:
+        if self._prepared is None or self._prepared.plan_hash != work.plan_hash:
+            self._prepared = prepare(self.table, work.plan, work.plan_hash)
+        return perform(work, self._prepared)
+
+    async def _dawdle(self, seconds: float) -> None:
+        """Be as slow as the trial wants it, or until asked to stop."""
+        wanted = max(seconds, self.least_fit_seconds) * self.slowdown
+        if wanted > seconds:
+            await self._stop_within(wanted - seconds)
+
+    # --- what goes out -------------------------------------------------------------------------
+
+    async def _send_outbox(self) -> None:
+        while True:
+            entry, again = await self._unsent.get()
+            # Settled while it waited: the aggregator has it, or never will want it.
+            if not again or self._state.in_flight == entry.sequence:
+                message_id = f"{self.name}:{self._state.incarnation}:{entry.sequence}"
+                await self._publish(self._addressed(entry.kind, entry.body, message_id), again=again)
+            self._unsent.task_done()
+
+    async def _beat(self) -> None:
+        while True:
+            heartbeat = Heartbeat(
+                self.federation, self.name, self._state.incarnation, self._state.activity, self._state.bulletin
+            )
+            message = replace(
+                self._outgoing("heartbeat", heartbeat, "heartbeat"),
+                persistent=False,
+                expiration_seconds=3 * self.heartbeat_seconds,
+            )
+            with suppress(TransportError):  # a missed one says just what it should
+                await self.transport.publish(message)
+            await asyncio.sleep(self.heartbeat_seconds)
+
+    async def _publish(self, message: Outgoing, *, again: bool = False) -> None:
+        await publish_until_confirmed(
+            self.transport, message, rng=self.rng, on_wait=lambda error, _: self.reporter.sending_waits(error)
+        )
+        self.reporter.sent(message.routing_key.split(".")[1], len(message.body), again=again)
+
+    def _outgoing(self, kind: str, message: Hello | Heartbeat | Goodbye, word: str) -> Outgoing:
+        return self._addressed(kind, codec.encode(message), f"{self.name}:{self._state.incarnation}:{word}")
+
+    def _addressed(self, kind: str, body: bytes, message_id: str) -> Outgoing:
+        return Outgoing(UPDATES, routing_key(self.federation, kind, self.name), body, message_id)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,41 @@
+"""Fixtures that any test may ask for."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+from servers.rabbitmq import Programs, RabbitMQ, VHost, find_rabbitmq, fresh_vhost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def no_server(sentence: str) -> NoReturn:
+    """Skip where a server's programs are missing; fail where they must not be."""
+    if os.environ.get("CI") or os.environ.get("FEDMQ_REQUIRE_SERVERS") == "1":
+        pytest.fail(sentence, pytrace=False)
+    pytest.skip(sentence)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_programs() -> Programs:
+    """Give the RabbitMQ that is installed here, for tests that start nodes of their own."""
+    programs = find_rabbitmq()
+    if programs is None:
+        no_server("RabbitMQ is not installed here: apt-get install --no-install-recommends rabbitmq-server")
+    return programs
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(rabbitmq_programs: Programs) -> Iterator[RabbitMQ]:
+    """Give the RabbitMQ node of this test session."""
+    with RabbitMQ(rabbitmq_programs) as node:
+        yield node
+
+
+@pytest.fixture
+def vhost(rabbitmq: RabbitMQ) -> Iterator[VHost]:
+    """Give a vhost of the test's own on the node of the session."""
+    yield from fresh_vhost(rabbitmq)

@@ -1,0 +1,188 @@
+"""What a service notices when its broker dies, freezes, fills up or loses a queue."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+from servers.listening import Listener
+from servers.processes import free_port
+
+from broker.errors import TopologyRefused, TransportUnavailable
+from broker.rabbitmq import RabbitMQTransport
+from broker.retry import Backoff, publish_until_confirmed
+from broker.testing import bodies, letter, queue, take
+
+if TYPE_CHECKING:
+    from servers.rabbitmq import VHost
+
+pytestmark = pytest.mark.rabbitmq
+
+QUICK = Backoff(0.02, 0.2)
+
+
+async def test_confirmed_messages_and_the_consumer_survive_a_broker_that_is_killed(vhost: VHost) -> None:
+    listener = Listener()
+    async with RabbitMQTransport([vhost.amqp_url()], on_event=listener, backoff=QUICK) as transport:
+        await transport.declare(queue())
+        connections = transport.connections()
+        assert await anext(connections) == 1
+        for number in range(20):
+            await transport.publish(letter(number))
+        await asyncio.to_thread(vhost.rabbitmq.kill)
+        await listener.next("lost")
+        late = asyncio.create_task(publish_until_confirmed(transport, letter(20), rng=random.Random(1)))
+        assert "cannot reach" in (await listener.next("unreachable")).detail
+        await asyncio.to_thread(vhost.rabbitmq.start)
+        async with asyncio.timeout(30):
+            assert await anext(connections) == 2
+            await late
+        consumer = await transport.consume("q", prefetch=100)
+        assert bodies(await take(consumer, 21)) == list(range(21))
+
+
+async def test_a_consumer_goes_on_after_its_broker_was_killed(vhost: VHost) -> None:
+    listener = Listener()
+    async with RabbitMQTransport([vhost.amqp_url()], on_event=listener, backoff=QUICK) as transport:
+        await transport.declare(queue())
+        consumer = await transport.consume("q", prefetch=10)
+        await transport.publish(letter(1))
+        [held] = await take(consumer, 1)
+        await listener.next("connected")
+        await asyncio.to_thread(vhost.rabbitmq.restart)
+        await listener.next("connected")
+        await transport.publish(letter(2))
+        again, new = await take(consumer, 2)
+        assert bodies([again, new]) == [1, 2]
+        assert (again.redelivered, held.redelivered) == (True, False)
+
+
+async def test_a_consumer_comes_back_when_its_queue_is_deleted_underneath(vhost: VHost) -> None:
+    listener = Listener()
+    async with RabbitMQTransport([vhost.amqp_url()], on_event=listener, backoff=QUICK) as transport:
+        await transport.declare(queue())
+        consumer = await transport.consume("q", prefetch=10)
+        for number in range(3):
+            await asyncio.to_thread(vhost.delete_queue, "q")
+            await listener.next("consumer-lost")
+            await publish_until_confirmed(transport, letter(number), rng=random.Random(1), backoff=QUICK)
+            [delivery] = await take(consumer, 1)
+            assert bodies([delivery]) == [number]
+            await delivery.ack()
+        assert transport.connected
+
+
+async def test_a_cluster_is_reached_through_any_of_its_nodes(vhost: VHost) -> None:
+    listener = Listener()
+    urls = [vhost.amqp_url(port=free_port()), vhost.amqp_url()]
+    async with RabbitMQTransport(urls, on_event=listener, backoff=QUICK) as transport:
+        assert transport.connected
+        assert [happening.kind for happening in listener.heard] == ["unreachable", "connected"]
+
+
+async def test_a_frozen_broker_is_given_up_and_nobody_is_cancelled(vhost: VHost) -> None:
+    # The client ends what waits on a connection without heartbeats in CancelledError.
+    listener = Listener()
+    async with RabbitMQTransport(
+        [vhost.amqp_url()], on_event=listener, backoff=QUICK, heartbeat_seconds=1, publish_timeout_seconds=60
+    ) as transport:
+        await transport.declare(queue())
+        consumer = await transport.consume("q", prefetch=10)
+        await transport.publish(letter(1))
+        [held] = await take(consumer, 1)
+        vhost.rabbitmq.node.signal_all(signal.SIGSTOP)
+        try:
+            with pytest.raises(TransportUnavailable):
+                await transport.publish(letter(2))
+            await listener.next("lost")
+            await held.ack()
+        finally:
+            vhost.rabbitmq.node.signal_all(signal.SIGCONT)
+        await listener.next("connected")
+        await publish_until_confirmed(transport, letter(3), rng=random.Random(1), backoff=QUICK)
+        while bodies(await take(consumer, 1)) != [3]:
+            pass
+
+
+async def test_a_confirmation_that_does_not_come_in_time_is_no_confirmation(vhost: VHost) -> None:
+    async with RabbitMQTransport([vhost.amqp_url()], backoff=QUICK, publish_timeout_seconds=0.2) as transport:
+        await transport.declare(queue())
+        await transport.publish(letter(1))
+        vhost.rabbitmq.node.signal_all(signal.SIGSTOP)
+        try:
+            with pytest.raises(TransportUnavailable, match="m2"):
+                await transport.publish(letter(2))
+        finally:
+            vhost.rabbitmq.node.signal_all(signal.SIGCONT)
+        async with asyncio.timeout(30):
+            await publish_until_confirmed(transport, letter(3), rng=random.Random(1), backoff=QUICK)
+
+
+async def test_a_broker_that_is_full_blocks_publishers_says_so_and_still_takes_settlements(vhost: VHost) -> None:
+    listener = Listener()
+    async with RabbitMQTransport([vhost.amqp_url()], on_event=listener, publish_timeout_seconds=3) as transport:
+        await transport.declare(queue())
+        consumer = await transport.consume("q", prefetch=1)
+        await transport.publish(letter(1))
+        await transport.publish(letter(2))
+        [first] = await take(consumer, 1)
+        await asyncio.to_thread(vhost.rabbitmq.control, "set_vm_memory_high_watermark", "absolute", "1MB")
+        try:
+            # The first of them finds out; the second one is not sent at all.
+            for number in (3, 4):
+                with pytest.raises(TransportUnavailable, match=f"m{number}"):
+                    await transport.publish(letter(number))
+            assert "memory or disk" in (await listener.next("blocked")).detail
+            await first.ack()
+            assert bodies(await take(consumer, 1)) == [2]
+        finally:
+            await asyncio.to_thread(vhost.rabbitmq.control, "set_vm_memory_high_watermark", "0.8")
+        await listener.next("unblocked")
+        await publish_until_confirmed(transport, letter(4), rng=random.Random(1))
+        assert transport.connected
+
+
+async def test_a_sender_who_is_not_who_it_says_is_refused(vhost: VHost) -> None:
+    async with RabbitMQTransport([vhost.amqp_url(user="alice")]) as alice:
+        await alice.declare(queue())
+        await alice.publish(letter(1))
+        assert alice._link is not None
+        alice._link._user = "bob"
+        with pytest.raises(TopologyRefused, match="user_id"):
+            await alice.publish(letter(2))
+
+
+async def test_a_forbidden_message_harms_none_of_those_under_way_with_it(vhost: VHost) -> None:
+    url = vhost.amqp_url(user="alice")
+    vhost.rabbitmq.permit("alice", vhost.name, write="^(x|q)$")
+    async with RabbitMQTransport([url]) as alice, RabbitMQTransport([vhost.amqp_url(user="bob")]) as bob:
+        await bob.declare(queue("other", exchange="forbidden"))
+        await alice.declare(queue())
+        messages = [letter(number, exchange="forbidden" if number == 10 else "x") for number in range(20)]
+        results = await asyncio.gather(*(alice.publish(each) for each in messages), return_exceptions=True)
+        refused = results.pop(10)
+        assert isinstance(refused, TopologyRefused)
+        assert "forbidden" in str(refused)
+        assert results == [None] * 19
+
+
+async def test_declaring_what_a_user_may_not_declare_is_refused(vhost: VHost) -> None:
+    url = vhost.amqp_url(user="alice")
+    vhost.rabbitmq.permit("alice", vhost.name, configure="^$")
+    async with RabbitMQTransport([url]) as alice:
+        with pytest.raises(TopologyRefused, match="'x'"):
+            await alice.declare(queue())
+        assert alice.connected
+
+
+async def test_a_transport_that_is_left_leaves_no_task_and_no_connection(vhost: VHost) -> None:
+    before = asyncio.all_tasks()
+    async with RabbitMQTransport([vhost.amqp_url()]) as transport:
+        await transport.declare(queue())
+        await transport.consume("q", prefetch=1)
+        await transport.publish(letter(1))
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before

@@ -1,0 +1,12 @@
+import logistic
+
+
+def test_every_public_name_is_there_and_is_written_down_once() -> None:
+    assert len(set(logistic.__all__)) == len(logistic.__all__)
+    assert all(hasattr(logistic, name) for name in logistic.__all__)
+
+
+def test_every_name_imported_for_the_public_is_listed() -> None:
+    modules = {"errors", "evaluation", "linear_system", "loss", "moments", "problem", "solvers", "standardisation"}
+    names = {name for name in vars(logistic) if not name.startswith("_")}
+    assert names - modules - {"testing"} <= set(logistic.__all__)

@@ -204,7 +204,8 @@ def _start_if_enough(state: State, at: float) -> Step:
         frame=None,
     )
     weights = np.zeros(len(features) + 1)
-    state = replace(state, members=members, plan=plan, weights=weights, strategy_state=rules.strategy.init(weights))
+    started = rules.strategy.init(weights)
+    state = replace(_with_plan(state, plan), members=members, weights=weights, strategy_state=started)
     needs_moments = rules.standardise or rules.choose_learning_rate
     state, actions = _enter(state, "moments" if needs_moments else "training", at, plan_changed=True)
     return state, [*barred, *actions]

@@ -101,7 +101,7 @@ class Presence:
 
     state: Literal["live", "silent", "left"]
     last_heard: float
-    bulletin_seen: int = 0
+    bulletin_seen: int = -1
     addressed: int = 0
 
 

@@ -10,8 +10,7 @@ the supervisor   the link to be gone                next URL, with jittered back
                                                     link again; declares; `connections` yields
 each consumer    its channel to be gone             declares if only the channel went; a new channel
                  (error, queue deleted, link lost)  with its own prefetch; consumes again
-a publication    the broker's answer                returns or raises; nothing is sent twice here,
-                                                    except alone (see `_Link.publish`)
+a publication    the broker's answer                returns or raises
 ===============  =================================  ==================================================
 
 aio-pika's own robust connection is not used: it knows one URL, no jitter, and retries a wrong password
@@ -30,7 +29,7 @@ import logging
 import random
 import ssl
 import struct
-from collections import deque
+from collections import defaultdict, deque
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
@@ -295,6 +294,8 @@ class _Link:
         self._connections: list[aio_pika.Connection] = []
         self._publishing: AbstractChannel | None = None
         self._opening = asyncio.Lock()
+        self._trying: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._routes_tried: set[tuple[str, str]] = set()
         self._block_watch: asyncio.Task[None] | None = None
 
     async def open(self, tls: TLSSettings, heartbeat_seconds: int) -> None:
@@ -369,9 +370,10 @@ class _Link:
     async def publish(self, message: Outgoing, timeout_seconds: float) -> None:
         """Send ``message`` and wait for the answer.
 
-        The broker answers one forbidden or misaddressed message by closing the channel, and with it fails
-        every publication that is under way there. Whose message it was shows when each is sent once
-        more on a channel of its own; the receiver knows a message that comes twice by its id.
+        The broker answers a forbidden or misaddressed message by closing the channel, which fails
+        whatever else is under way there, and what the client still writes to a closed channel costs
+        the connection. So the first message of each route goes alone, on a channel of its own; all
+        that follow share one.
         """
         suspicion = asyncio.get_running_loop().call_later(BLOCK_SUSPECTED_SECONDS, self._look_for_block)
         try:
@@ -379,15 +381,40 @@ class _Link:
                 async with asyncio.timeout(timeout_seconds):
                     # While the broker blocks publishers nothing is sent: each retry would arrive later.
                     await self._unblocked()
-                    try:
-                        await self._send(await self._publishing_channel(), message)
-                    except (amqp.AMQPChannelError, amqp.ChannelInvalidStateError):
-                        if self.gone.is_set():
-                            raise
-                        async with self._passing_channel(publishing=True) as alone:
-                            await self._send(alone, message)
+                    await self._publish(message)
+        except TransportUnavailable as error:
+            raise TransportUnavailable(f"message {message.message_id} is not confirmed: {error}") from error
         finally:
             suspicion.cancel()
+
+    async def _publish(self, message: Outgoing) -> None:
+        route = message.exchange, message.routing_key
+        if route not in self._routes_tried:
+            async with self._trying[route]:
+                if route not in self._routes_tried:
+                    await self._try_route(route, message)
+                    return
+        try:
+            await self._send(await self._shared_channel(), message)
+        except (amqp.AMQPChannelError, amqp.ChannelInvalidStateError):
+            if self.gone.is_set():
+                raise
+            # Somebody deleted an exchange or took a permission away. Whose message it was shows alone; the
+            # receiver knows one that comes twice by its id.
+            await self._publish_alone(message)
+
+    async def _try_route(self, route: tuple[str, str], message: Outgoing) -> None:
+        try:
+            await self._publish_alone(message)
+        except (PublishRefused, Unroutable):
+            # Answers to a message that is allowed.
+            self._routes_tried.add(route)
+            raise
+        self._routes_tried.add(route)
+
+    async def _publish_alone(self, message: Outgoing) -> None:
+        async with self._passing_channel(publishing=True) as alone:
+            await self._send(alone, message)
 
     async def _send(self, channel: AbstractChannel, message: Outgoing) -> None:
         exchange = await channel.get_exchange(message.exchange, ensure=False)
@@ -412,7 +439,7 @@ class _Link:
                 f"message {message.message_id}; send it later"
             ) from error
 
-    async def _publishing_channel(self) -> AbstractChannel:
+    async def _shared_channel(self) -> AbstractChannel:
         """Return the channel that all publications share; opened anew after the broker closed it."""
         async with self._opening:
             if self._publishing is None or self._publishing.is_closed:

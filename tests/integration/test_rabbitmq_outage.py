@@ -32,6 +32,7 @@ async def test_confirmed_messages_and_the_consumer_survive_a_broker_that_is_kill
         assert await anext(connections) == 1
         for number in range(20):
             await transport.publish(letter(number))
+        await asyncio.to_thread(vhost.wait_until_registered, "q")
         await asyncio.to_thread(vhost.rabbitmq.kill)
         await listener.next("lost")
         late = asyncio.create_task(publish_until_confirmed(transport, letter(20), rng=random.Random(1)))
@@ -47,7 +48,7 @@ async def test_confirmed_messages_and_the_consumer_survive_a_broker_that_is_kill
 async def test_a_consumer_goes_on_after_its_broker_was_killed(vhost: VHost) -> None:
     listener = Listener()
     async with RabbitMQTransport([vhost.amqp_url()], on_event=listener, backoff=QUICK) as transport:
-        await transport.declare(queue())
+        await transport.declare(queue(kind="classic"))
         consumer = await transport.consume("q", prefetch=10)
         await transport.publish(letter(1))
         [held] = await take(consumer, 1)

@@ -35,9 +35,6 @@ class Authority:
 
     @staticmethod
     def _make(subject: str, cert_file: Path, key_file: Path, *more: str) -> None:
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-            + ["-days", "2", "-subj", subject, "-out", str(cert_file), "-keyout", str(key_file), *more],
-            check=True,
-            capture_output=True,
-        )
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(key_file)]
+        request = ["-days", "2", "-subj", subject, "-out", str(cert_file)]
+        subprocess.run(["openssl", "req", "-x509", *key, *request, *more], check=True, capture_output=True)

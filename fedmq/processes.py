@@ -1,0 +1,234 @@
+"""A federation of processes on this machine: the aggregator and each site are services of their own over a real broker.
+
+Whoever ends before the training does is started again, with its state: that is what a service manager does for the real
+ones, and what makes a kill -9 of any of them a matter of half a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from aggregator.settings import AggregatorSettings
+from broker.codec import decode
+from broker.errors import RemoteMessageError
+from broker.messages import GlobalModel, ReleasedModel
+from broker.settings import ServiceSettings
+from broker.topology import MODELS, Binding, Queue, Topology, aggregator_topology, released_queue, routing_key
+from broker.transport import Consumer, Transport
+from fedmq.errors import WRONG_INPUT, ProcessFailed
+from fedmq.services import rabbitmq_transport
+from fedmq.sites import Site
+from fedmq.watch import OnProgress, SiteProgress, TrainingProgress
+from participant.settings import ParticipantSettings
+
+#: Seconds within which the broker must answer a training command.
+CONNECT_SECONDS = 10.0
+#: Seconds after which the queues of a training that nobody uses any longer are removed.
+EXPIRY_SECONDS = 600.0
+#: Starts of one process again, before something is taken to be wrong that a start does not mend.
+MAX_RESTARTS = 20
+RESTART_SECONDS = 0.5
+#: Seconds that processes have to end by themselves once the model is released.
+ENDING_SECONDS = 15.0
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What makes a training on one machine a trial of something: slow sites, and where to keep what happened."""
+
+    slow: Mapping[str, float]
+    least_fit_seconds: float
+    state: Path
+
+
+async def train_over_broker(
+    sites: Sequence[Site],
+    settings: AggregatorSettings,
+    *,
+    label: str,
+    split: str | None,
+    trial: Trial,
+    on_progress: OnProgress,
+) -> ReleasedModel:
+    """Return the model that a federation of processes releases.
+
+    Raises
+    ------
+    ConnectionTimeout, CredentialsRefused
+        When the broker does not let us in within ten seconds.
+    ProcessFailed
+        When one of the processes ends for a reason that another start would not mend.
+    """
+    trial.state.mkdir(parents=True, exist_ok=True)
+    transport = rabbitmq_transport(settings, connect_timeout_seconds=CONNECT_SECONDS)
+    async with transport:
+        federation = f"train-{token_hex(6)}"
+        common: dict[str, Any] = {
+            "federation": federation,
+            "state_dir": trial.state,
+            "shutdown_grace_seconds": 2.0,
+            "queue_expiry_seconds": EXPIRY_SECONDS,
+            "log_level": "info",
+            "metrics_port": 0,
+        }
+        # Declared here first, so that no process has to wait for another.
+        await transport.declare(aggregator_topology(federation, expires_seconds=EXPIRY_SECONDS))
+        released = await transport.consume(released_queue(federation), prefetch=1)
+        models = await _progress_consumer(transport, federation)
+        aggregator = settings.model_copy(update={**common, "senders": "shared", "exit_after_release": True})
+        services: dict[str, tuple[str, ServiceSettings]] = {"aggregator": ("aggregator", aggregator)}
+        for site in sites:
+            own = ParticipantSettings(
+                name=site.name,
+                data=site.path.absolute(),
+                label=label,
+                split=split,
+                broker=settings.broker,
+                aggregator_user=transport.user,
+                heartbeat_seconds=settings.heartbeat_seconds,
+                least_fit_seconds=trial.least_fit_seconds,
+                slowdown=trial.slow.get(site.name, 1.0),
+                exit_when_released=True,
+                **common,
+            )
+            services[f"site {site.name}"] = ("participant", own)
+        async with asyncio.TaskGroup() as tasks:
+            keepers = [
+                tasks.create_task(_keep(command, name, service, trial.state))
+                for name, (command, service) in services.items()
+            ]
+            watching = tasks.create_task(_watch(models, on_progress))
+            model = await _first_release(released, federation)
+            watching.cancel()
+            await asyncio.wait(keepers, timeout=ENDING_SECONDS)
+            for keeper in keepers:
+                keeper.cancel()
+        return model
+
+
+async def _progress_consumer(transport: Transport, federation: str) -> Consumer:
+    queue = Queue(
+        f"fedmq.{federation}.progress",
+        bindings=(Binding(MODELS, routing_key(federation, "model", "all")),),
+        kind="classic",
+        max_length=1,
+        expires_seconds=EXPIRY_SECONDS,
+    )
+    await transport.declare(Topology(queues=(queue,)))
+    return await transport.consume(queue.name, prefetch=1)
+
+
+async def _first_release(consumer: Consumer, federation: str) -> ReleasedModel:
+    while True:
+        delivery = await consumer.take()
+        with contextlib.suppress(RemoteMessageError):
+            message = decode(delivery.body)
+            if isinstance(message, ReleasedModel) and message.federation == federation:
+                await delivery.ack()
+                return message
+        await delivery.reject()
+
+
+async def _watch(models: Consumer, on_progress: OnProgress) -> None:
+    while True:
+        delivery = await models.take()
+        with contextlib.suppress(RemoteMessageError):
+            message = decode(delivery.body)
+            if isinstance(message, GlobalModel):
+                sites = {name: SiteProgress(name, included=each.settled) for name, each in message.roster.items()}
+                on_progress(TrainingProgress(message.phase, message.version, message.loss, sites))
+        await delivery.ack()
+
+
+# --- keeping processes ------------------------------------------------------------------------
+
+
+async def _keep(command: str, name: str, settings: ServiceSettings, folder: Path) -> None:
+    """Run a service until it ends in order; start it again when it was killed or broke."""
+    log = folder / f"{name.replace(' ', '-')}.log"
+    for _ in range(MAX_RESTARTS):
+        async with _process(command, name, settings, log) as process:
+            code = await process.wait()
+        if code == 0:
+            return
+        if code == WRONG_INPUT:
+            raise ProcessFailed(f"{name} ended: {_last_line(log)}")
+        await asyncio.sleep(RESTART_SECONDS)
+    raise ProcessFailed(f"{name} ended {MAX_RESTARTS} times, the last time with: {_last_line(log)}")
+
+
+@contextlib.asynccontextmanager
+async def _process(
+    command: str, name: str, settings: ServiceSettings, log: Path
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "fedmq",
+            command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**_foreign_environment(), **_environment(settings)},
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        )
+    pid_file = log.with_suffix(".pid")
+    pid_file.write_text(f"{process.pid}\n", encoding="ascii")
+    try:
+        yield process
+    finally:
+        await _end(process)
+        pid_file.unlink(missing_ok=True)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        async with asyncio.timeout(ENDING_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _end_with_parent() -> None:
+    """Be told to end when the training command is killed: nobody else would."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _foreign_environment() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith("FEDMQ_")}
+
+
+def _environment(settings: ServiceSettings) -> dict[str, str]:
+    """Return ``settings`` as environment variables: other users of the machine cannot read them there."""
+    found = {}
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        if value is None:
+            continue
+        if isinstance(value, list):
+            value = ",".join(value)
+        text = value.get_secret_value() if hasattr(value, "get_secret_value") else str(value)
+        found[f"FEDMQ_{name.upper()}"] = text
+    return found
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("fedmq: ") if lines else "it said nothing"

@@ -1,0 +1,101 @@
+"""``fedmq train``: from files on one machine to a model, embedded or over a broker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from aggregator.settings import AggregatorSettings
+from broker.messages import ReleasedModel
+from fedmq.embedded import train_embedded
+from fedmq.errors import CommandError
+from fedmq.model_file import check_out, document, write_model
+from fedmq.processes import Trial, train_over_broker
+from fedmq.show import ProgressLines, print_summary
+from fedmq.sites import Site, find_sites
+from fedmq.watch import OnProgress
+from monitoring.logs import configure_logging
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRequest:
+    """What ``fedmq train`` was asked for; ``options`` are settings of the aggregator."""
+
+    data: Sequence[Path]
+    label: str
+    split: str | None
+    out: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+    broker: str | None = None
+    state: Path | None = None
+    slow: tuple[str, ...] = ()
+    least_fit_seconds: float = 0.0
+
+
+def run_train(request: TrainRequest, *, as_json: bool) -> None:
+    """Train, write the model, and print its summary or document; progress goes to standard error."""
+    configure_logging(level="error")
+    check_out(request.out)
+    with ProgressLines() as progress:
+        model = train(request, on_progress=progress)
+    path = write_model(request.out, model)
+    if as_json:
+        click.echo(json.dumps(document(model), indent=1, ensure_ascii=False, allow_nan=False))
+    else:
+        print_summary(model, path)
+
+
+def train(request: TrainRequest, *, on_progress: OnProgress) -> ReleasedModel:
+    """Return the model; raises errors of `fedmq.errors.OURS` before anything is started or written."""
+    sites = find_sites(request.data, label=request.label, split=request.split)
+    settings = train_settings(sites, request.options, request.broker)
+    slow = _slow(request.slow, sites)
+    if request.broker is None:
+        return asyncio.run(
+            train_embedded(
+                sites, settings, slow=slow, least_fit_seconds=request.least_fit_seconds, on_progress=on_progress
+            )
+        )
+    keep = tempfile.TemporaryDirectory(prefix="fedmq-") if request.state is None else nullcontext(request.state)
+    with keep as state:
+        trial = Trial(slow, request.least_fit_seconds, Path(state).absolute())
+        return asyncio.run(
+            train_over_broker(
+                sites, settings, label=request.label, split=request.split, trial=trial, on_progress=on_progress
+            )
+        )
+
+
+def train_settings(sites: Sequence[Site], options: Mapping[str, Any], broker: str | None = None) -> AggregatorSettings:
+    """Return the aggregator's settings for a training on one machine."""
+    given = dict(options)
+    if broker is not None:
+        given["broker"] = broker
+    settings = AggregatorSettings.load(
+        None, {**given, "participants": [site.name for site in sites], "exit_after_release": True}
+    )
+    settings.rules()  # a wrong strategy or option ends here, before anything is started
+    return settings
+
+
+def _slow(given: Sequence[str], sites: Sequence[Site]) -> dict[str, float]:
+    found = {}
+    for text in given:
+        name, _, factor = text.partition("=")
+        if name not in {site.name for site in sites}:
+            raise CommandError(f"--slow: there is no site {name!r}; there are {', '.join(site.name for site in sites)}")
+        try:
+            found[name] = float(factor)
+        except ValueError:
+            raise CommandError(f"--slow: {text!r} is not SITE=FACTOR, such as {sites[0].name}=10") from None
+        if not 1 <= found[name] < float("inf"):
+            raise CommandError(f"--slow: the factor of {name!r} is at least 1")
+    return found

@@ -21,6 +21,7 @@ Verdict = Literal[
     "wrong-plan",
     "future-version",
     "wrong-phase",
+    "training-over",
     "stale",
     "out-of-bounds",
     "no-samples",
@@ -36,7 +37,8 @@ def examine(state: State, contribution: ModelUpdate | Evaluation) -> Verdict:
     ``superseded``               from before its participant lost its disk
     ``wrong-plan``               computed under another plan
     ``future-version``           of a model that was never published
-    ``wrong-phase``              of a kind that is not asked for now (training may be over)
+    ``wrong-phase``              of a kind that is not asked for now
+    ``training-over``            a step for a model that is not trained any further
     ``stale``                    older than the rules allow
     ``out-of-bounds``            a vector out of all proportion, or squares that sum to less than nothing
     ``no-samples``               no rows behind it
@@ -69,6 +71,8 @@ def _update(state: State, update: ModelUpdate) -> Verdict:
     asked_kind = {"moments": "moments", "training": rules.strategy.kind}.get(progress.phase)
     if update.base_version > progress.version:
         return "future-version"
+    if progress.phase in {"verifying", "converged"}:
+        return "training-over"
     if update.kind != asked_kind:
         return "wrong-phase"
     if progress.version - update.base_version > rules.max_staleness:

@@ -338,7 +338,7 @@ def _next_version(state: State, at: float) -> Step:
             "loss": loss,
             "round_seconds": at - state.version_since,
             "staleness": {name: held[name].staleness for name in finished.included},
-            "late": sorted(state.live - set(finished.included)),
+            "late": sorted(_late(state, version, set(finished.included))),
         },
     )
     state = replace(
@@ -353,6 +353,19 @@ def _next_version(state: State, at: float) -> Step:
         return _then((state, [*included, observed]), lambda after: _enter(after, "verifying", at))
     state, sent = _announce(state, EVERYBODY)
     return state, [*included, observed, *sent]
+
+
+def _late(state: State, version: int, included: set[str]) -> set[str]:
+    """Return who is later than the others.
+
+    In rounds that is who missed this one. Where versions are made at a count, most participants are not in
+    each: late is who has let more versions pass than there are participants to make them.
+    """
+    missing = set(state.live) - included
+    if state.rules.strategy.pace.count is None:
+        return missing
+    patience = len(state.live) + 1
+    return {name for name in missing if version - state.members[name].last_base_version > patience}
 
 
 def _included(member: Member, held: Contribution) -> Member:

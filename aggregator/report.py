@@ -75,7 +75,7 @@ class Reporter:
                 self._metrics.update(
                     fields["participant"], fields["verdict"], fields["staleness"] if accepted else None
                 )
-                level = self._log.debug if fields["verdict"] == "accepted" else self._log.warning
+                level = self._log.debug if fields["verdict"] in {"accepted", "training-over"} else self._log.warning
                 level("contribution_examined", **fields)
             case "version_made":
                 self._metrics.version_published(fields["version"], fields["round_seconds"])

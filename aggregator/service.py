@@ -71,6 +71,7 @@ class AggregatorService:
         transport's user, as in trials on one machine: then only routing key and payload are compared.
     exit_after_release : end when a released model is confirmed, as a training command wants it.
     shutdown_grace_seconds : how long publications may take to be confirmed once it is asked to stop.
+    queue_expiry_seconds : for trials: our queues are removed when nobody has used them for so long.
     in_thread : runs blocking work; a simulation puts something else here.
     """
 
@@ -81,6 +82,7 @@ class AggregatorService:
     senders: Literal["participant", "shared"] = "participant"
     exit_after_release: bool = False
     shutdown_grace_seconds: float = 10.0
+    queue_expiry_seconds: float | None = None
     rng: Random = field(default_factory=Random)
     in_thread: InThread = asyncio.to_thread
     _state: State = field(init=False)
@@ -111,7 +113,9 @@ class AggregatorService:
                 on_published=self._published,
                 on_trouble=self.reporter.publication_waits,
             )
-            await self.transport.declare(aggregator_topology(self.rules.federation))
+            await self.transport.declare(
+                aggregator_topology(self.rules.federation, expires_seconds=self.queue_expiry_seconds)
+            )
             updates = await self.transport.consume(updates_queue(self.rules.federation), prefetch=PREFETCH)
             presence = await self.transport.consume(presence_queue(self.rules.federation), prefetch=PREFETCH)
             for release in await self.in_thread(self.store.unconfirmed):

@@ -491,6 +491,7 @@ def _arguments(queue: Queue) -> dict[str, Any]:
         "x-max-length-bytes": queue.max_bytes,
         "x-overflow": queue.overflow,
         "x-message-ttl": None if queue.ttl_seconds is None else round(queue.ttl_seconds * 1000),
+        "x-expires": None if queue.expires_seconds is None else round(queue.expires_seconds * 1000),
         "x-single-active-consumer": queue.single_active_consumer or None,
         "x-dead-letter-exchange": queue.dead_letter_exchange,
     }

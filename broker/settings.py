@@ -54,6 +54,9 @@ class ServiceSettings(BaseSettings):
     key_file: Path | None = Field(None, description="The key of our client certificate.")
     state_dir: Path = Field(Path("state"), description="Folder for what must outlive this process.")
     heartbeat_seconds: float = Field(10.0, gt=0, description="Seconds between heartbeats.")
+    queue_expiry_seconds: float | None = Field(
+        None, gt=0, description="Trials: remove our queues when nobody has used them for so long."
+    )
     metrics_host: str = Field("127.0.0.1", description="Address of /metrics, /healthz and /readyz.")
     metrics_port: int = Field(0, ge=0, le=65535, description="Their port; 0 takes a free one.")
     log_level: LogLevel = Field("info", description="Least level of log lines.")

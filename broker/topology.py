@@ -81,6 +81,7 @@ class Queue:
     max_bytes: int | None = None
     overflow: Literal["drop-head", "reject-publish"] = "drop-head"
     ttl_seconds: float | None = None
+    expires_seconds: float | None = None
     single_active_consumer: bool = False
     dead_letter_exchange: str | None = None
 
@@ -128,8 +129,11 @@ def released_key(federation: str) -> str:
     return f"{federation}.released"
 
 
-def aggregator_topology(federation: str) -> Topology:
-    """Exchanges of the broker, and the queues that belong to the aggregator of ``federation``."""
+def aggregator_topology(federation: str, *, expires_seconds: float | None = None) -> Topology:
+    """Exchanges of the broker, and the queues that belong to the aggregator of ``federation``.
+
+    A federation that is a trial gives ``expires_seconds``: queues that nobody has used for so long are removed.
+    """
     return Topology(
         exchanges=(Exchange(UPDATES), Exchange(MODELS), Exchange(RELEASED), Exchange(DEAD)),
         queues=(
@@ -143,6 +147,7 @@ def aggregator_topology(federation: str) -> Topology:
                 overflow="reject-publish",
                 single_active_consumer=True,
                 dead_letter_exchange=DEAD,
+                expires_seconds=expires_seconds,
             ),
             Queue(
                 presence_queue(federation),
@@ -150,18 +155,20 @@ def aggregator_topology(federation: str) -> Topology:
                 kind="classic",
                 max_length=MAX_HEARTBEATS_WAITING,
                 single_active_consumer=True,
+                expires_seconds=expires_seconds,
             ),
             Queue(
                 released_queue(federation),
                 bindings=(Binding(RELEASED, released_key(federation)),),
                 max_length=MAX_RELEASES_KEPT,
+                expires_seconds=expires_seconds,
             ),
             Queue(DEAD, bindings=(Binding(DEAD, "#"),), max_length=MAX_DEAD_LETTERS),
         ),
     )
 
 
-def participant_topology(federation: str, participant: str) -> Topology:
+def participant_topology(federation: str, participant: str, *, expires_seconds: float | None = None) -> Topology:
     """Two queues of a participant; the exchanges are the aggregator's to declare."""
     return Topology(
         exchanges=(Exchange(UPDATES, passive=True), Exchange(MODELS, passive=True)),
@@ -173,11 +180,13 @@ def participant_topology(federation: str, participant: str) -> Topology:
                 ),
                 kind="classic",
                 max_length=1,
+                expires_seconds=expires_seconds,
             ),
             Queue(
                 plans_queue(federation, participant),
                 bindings=tuple(Binding(MODELS, routing_key(federation, "plan", whom)) for whom in ("all", participant)),
                 dead_letter_exchange=DEAD,
+                expires_seconds=expires_seconds,
             ),
         ),
     )

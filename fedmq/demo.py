@@ -1,4 +1,4 @@
-"""``fedmq demo``: four real hospitals, one of them slow, trained while you watch, then compared with pooled training."""
+"""``fedmq demo``: four real hospitals, one of them slow, trained while you watch, compared with pooled training."""
 
 from __future__ import annotations
 

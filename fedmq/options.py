@@ -1,6 +1,6 @@
 """Every setting as a flag: the commands of the services have an option for each field of their settings.
 
-The options are made when a command is used or its help is asked for, so that ``fedmq --help`` need not load the settings.
+The options are made when a command is used or its help is asked for: ``fedmq --help`` need not load the settings.
 """
 
 from __future__ import annotations

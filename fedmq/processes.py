@@ -159,7 +159,7 @@ async def _keep(command: str, name: str, settings: ServiceSettings, folder: Path
     """Run a service until it ends in order; start it again when it was killed or broke."""
     log = folder / f"{name.replace(' ', '-')}.log"
     for _ in range(MAX_RESTARTS):
-        async with _process(command, name, settings, log) as process:
+        async with _process(command, settings, log) as process:
             code = await process.wait()
         if code == 0:
             return
@@ -170,9 +170,7 @@ async def _keep(command: str, name: str, settings: ServiceSettings, folder: Path
 
 
 @contextlib.asynccontextmanager
-async def _process(
-    command: str, name: str, settings: ServiceSettings, log: Path
-) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _process(command: str, settings: ServiceSettings, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -88,6 +88,7 @@ def aggregator_service(
         senders=settings.senders,
         exit_after_release=settings.exit_after_release,
         shutdown_grace_seconds=settings.shutdown_grace_seconds,
+        queue_expiry_seconds=settings.queue_expiry_seconds,
     )
 
 
@@ -107,6 +108,7 @@ def participant_service(
         least_fit_seconds=settings.least_fit_seconds,
         slowdown=settings.slowdown,
         shutdown_grace_seconds=settings.shutdown_grace_seconds,
+        queue_expiry_seconds=settings.queue_expiry_seconds,
         exit_when_released=settings.exit_when_released,
     )
 

@@ -55,7 +55,7 @@ class Reporter:
                 self._log.debug("work_begun", task=task, version=model.version, sequence=sequence)
             case Settle(sequence, refusal):
                 self._metrics.contribution("refused" if refusal else "settled")
-                level = self._log.warning if refusal else self._log.debug
+                level = self._log.warning if refusal not in {"", "training-over"} else self._log.debug
                 level("contribution_settled", sequence=sequence, refusal=refusal)
             case Ignore(reason):
                 self._log.debug("message_ignored", reason=reason)

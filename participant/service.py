@@ -45,6 +45,7 @@ class ParticipantService:
     aggregator_user : the broker user that plans and models must come from.
     least_fit_seconds, slowdown : make a local fit take at least so long, times so much: for trials of stragglers.
     shutdown_grace_seconds : how long the work in hand and its sending may take once it is asked to stop.
+    queue_expiry_seconds : for trials: our queues are removed when nobody has used them for so long.
     exit_when_released : end when the aggregator has released the model, as a training command wants it.
     """
 
@@ -59,6 +60,7 @@ class ParticipantService:
     least_fit_seconds: float = 0.0
     slowdown: float = 1.0
     shutdown_grace_seconds: float = 10.0
+    queue_expiry_seconds: float | None = None
     exit_when_released: bool = False
     rng: Random = field(default_factory=Random)
     in_thread: InThread = asyncio.to_thread
@@ -112,7 +114,9 @@ class ParticipantService:
         attempt = 0
         while not self._stop.is_set():
             try:
-                await self.transport.declare(participant_topology(self.federation, self.name))
+                await self.transport.declare(
+                    participant_topology(self.federation, self.name, expires_seconds=self.queue_expiry_seconds)
+                )
             except NotDeclared as error:
                 attempt += 1
                 seconds = RESEND.seconds(attempt, self.rng)

@@ -34,12 +34,13 @@ Time comes in the events, as seconds of a clock that never goes back; nothing he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from aggregator import admission, convergence
+from aggregator.announcement import global_model
 from aggregator.events import (
     EVERYBODY,
     Action,
@@ -56,6 +57,7 @@ from aggregator.events import (
     Send,
     Tick,
 )
+from aggregator.plan import enrol, first_plan, frozen_plan
 from aggregator.released import release
 from aggregator.state import Member, Presence, Progress, Rules, State
 from aggregator.strategies import Contribution
@@ -63,18 +65,13 @@ from broker import codec
 from broker.messages import (
     Array,
     Evaluation,
-    Frame,
-    GlobalModel,
     Goodbye,
-    Hello,
     ModelUpdate,
     Phase,
     Plan,
-    Standing,
-    Task,
     contribution_id,
 )
-from logistic.moments import Moments, merge_all
+from logistic.moments import Moments
 
 Step = tuple[State, list[Action]]
 
@@ -130,7 +127,7 @@ def _hello(state: State, event: HelloArrived) -> Step:
     name = hello.participant
     if name not in state.rules.participants:
         return state, [Reject("unknown-participant")]
-    member = _enrol(state, hello)
+    member = enrol(state.members.get(name), hello, state.plan)
     presence = Presence("live", at)
     state = replace(state, members={**state.members, name: member}, presence={**state.presence, name: presence})
     greeted = Observe(
@@ -143,46 +140,12 @@ def _hello(state: State, event: HelloArrived) -> Step:
     return state, [greeted, Send(_plan(state), name), *sent]
 
 
-def _enrol(state: State, hello: Hello) -> Member:
-    """Return the member that ``hello`` makes: one known again keeps its history, one without its disk counts anew."""
-    features = hello.features if state.plan is None else ()
-    barred = "" if state.plan is None else _mismatch(hello.features, state.plan.features)
-    known = state.members.get(hello.participant)
-    fresh = Member(
-        hello.participant, hello.incarnation, hello.n_rows, hello.n_test_rows, features=features, barred=barred
-    )
-    if known is None:
-        return fresh
-    if known.incarnation == hello.incarnation:
-        return replace(known, n_rows=hello.n_rows, n_test_rows=hello.n_test_rows, features=features, barred=barred)
-    return replace(
-        fresh,
-        pending=known.pending,
-        included=known.included,
-        last_base_version=known.last_base_version,
-        loss=known.loss,
-    )
-
-
-def _mismatch(features: tuple[str, ...], expected: tuple[str, ...]) -> str:
-    """Return why columns do not fit, or nothing; their order does not matter."""
-    missing = sorted(set(expected) - set(features))
-    unknown = sorted(set(features) - set(expected))
-    if not missing and not unknown:
-        return ""
-    parts = [f"{what}: {', '.join(names[:5])}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
-    return f"its columns are not the plan's ({'; '.join(parts)})"
-
-
 def _start_if_enough(state: State, at: float) -> Step:
     rules = state.rules
     enrolled = [state.members[name] for name in rules.participants if name in state.members]
     if len(enrolled) < rules.start_with:
         return state, []
-    features = enrolled[0].features
-    members = {
-        member.name: replace(member, features=(), barred=_mismatch(member.features, features)) for member in enrolled
-    }
+    plan, members = first_plan(rules, enrolled)
     usable = [member for member in members.values() if not member.barred]
     barred = [
         Observe("participant_barred", {"participant": member.name, "reason": member.barred})
@@ -191,19 +154,7 @@ def _start_if_enough(state: State, at: float) -> Step:
     ]
     if len(usable) < rules.start_with:
         return state, list(barred)
-    l2 = 1.0 / sum(member.n_rows for member in usable) if rules.l2 is None else rules.l2
-    plan = Plan(
-        federation=rules.federation,
-        revision=1,
-        features=features,
-        l2=l2,
-        strategy=rules.strategy.name,
-        kind=rules.strategy.kind,
-        work=rules.work,
-        seed=rules.seed,
-        frame=None,
-    )
-    weights = np.zeros(len(features) + 1)
+    weights = np.zeros(len(plan.features) + 1)
     started = rules.strategy.init(weights)
     state = replace(_with_plan(state, plan), members=members, weights=weights, strategy_state=started)
     needs_moments = rules.standardise or rules.choose_learning_rate
@@ -297,25 +248,8 @@ def _go_on(state: State, at: float) -> Step:
 
 
 def _freeze(state: State, at: float) -> Step:
-    """Merge the moments and freeze what follows from them into the plan: the frame, and the learning rate."""
-    plan, rules = _plan(state), state.rules
-    merged = merge_all(state.moments[name] for name in sorted(state.moments))
-    frame = Frame(mean=merged.mean, scale=merged.std()) if rules.standardise else None
-    work = rules.work
-    if rules.choose_learning_rate:
-        work = replace(work, learning_rate=_learning_rate(merged, plan.l2, standardised=rules.standardise))
-    plan = replace(plan, revision=plan.revision + 1, frame=frame, work=work)
+    plan = frozen_plan(_plan(state), state.rules, state.moments)
     return _enter(_with_plan(state, plan), "training", at, plan_changed=True)
-
-
-def _learning_rate(moments: Moments, l2: float, *, standardised: bool) -> float:
-    """One over a bound on the curvature of the pooled loss: 1 / (trace(Z'Z / n) / 4 + l2), the intercept's 1 included.
-
-    It is the same for everybody. Rates of their own, each one over its own curvature, would make the
-    participants' steps unequal and move the fixed point: 4 times the excess loss on the four-hospital data.
-    """
-    second = np.count_nonzero(moments.m2) if standardised else float(np.sum(moments.mean**2 + moments.m2 / moments.n))
-    return 1.0 / ((second + 1.0) / 4.0 + l2)
 
 
 def _next_version(state: State, at: float) -> Step:
@@ -409,7 +343,7 @@ def _heartbeat(state: State, event: HeartbeatArrived) -> Step:
     behind = heartbeat.bulletin < before.addressed and heartbeat.bulletin == before.bulletin_seen
     if not behind or heartbeat.state == "working":
         return state, []
-    return state, [Send(_plan(state), name), Send(_global_model(state), name)]
+    return state, [Send(_plan(state), name), Send(global_model(state), name)]
 
 
 def _goodbye(state: State, goodbye: Goodbye, at: float) -> Step:
@@ -445,38 +379,7 @@ def _announce(state: State, to: str) -> Step:
         name: replace(p, addressed=bulletin) if to in {EVERYBODY, name} else p for name, p in state.presence.items()
     }
     state = replace(state, progress=replace(state.progress, bulletin=bulletin), presence=presence)
-    return state, [Send(_global_model(state), to)]
-
-
-def _global_model(state: State) -> GlobalModel:
-    progress = state.progress
-    return GlobalModel(
-        federation=state.rules.federation,
-        epoch=progress.epoch,
-        version=progress.version,
-        bulletin=progress.bulletin,
-        phase=progress.phase,
-        plan_hash=state.plan_hash,
-        loss=progress.loss,
-        roster={name: _standing(state, member) for name, member in state.members.items()},
-        weights=_weights(state),
-    )
-
-
-def _standing(state: State, member: Member) -> Standing:
-    return Standing(member.incarnation, member.settled, member.barred or member.refusal, asked_of(state, member))
-
-
-def asked_of(state: State, member: Member) -> Task:
-    """Return what ``member`` is asked for now: nothing while its last update is not in a model yet."""
-    if member.barred or member.pending:
-        return ""
-    tasks: dict[Phase, Task] = {
-        "moments": "" if member.name in state.moments else "moments",
-        "training": "train",
-        "verifying": "" if member.name in state.scores else "evaluate",
-    }
-    return tasks.get(state.progress.phase, "")
+    return state, [Send(global_model(state), to)]
 
 
 def _phase(state: State) -> Observe:
@@ -509,15 +412,6 @@ def _then(first: Step, following: Callable[[State], Step]) -> Step:
     state, actions = first
     after, more = following(state)
     return after, [*actions, *more]
-
-
-def fold(state: State, events: Iterable[Event]) -> Step:
-    """Return the state after all ``events``, and all actions in order: one commit for a whole batch."""
-    actions: list[Action] = []
-    for event in events:
-        state, more = step(state, event)
-        actions.extend(more)
-    return state, actions
 
 
 def first_state(rules: Rules) -> State:

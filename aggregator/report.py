@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from aggregator.coordinator import asked_of
+from aggregator.announcement import asked_of
 from aggregator.events import Observe
 from aggregator.state import State
 from broker.errors import TransportError

@@ -10,8 +10,12 @@ from typing import Literal
 
 import numpy as np
 
-from aggregator.state import State
-from broker.messages import Evaluation, ModelUpdate
+from aggregator.state import Member, State
+from broker.messages import Evaluation, ModelUpdate, Scores
+
+#: Nats per row, and a column's own units. Legitimate numbers come nowhere near; what these bound stays finite when it is
+#: squared, multiplied by rows and summed, so that one participant's absurdity cannot make a state that cannot be kept.
+LARGEST = 1e100
 
 Verdict = Literal[
     "accepted",
@@ -22,6 +26,7 @@ Verdict = Literal[
     "future-version",
     "wrong-phase",
     "training-over",
+    "unasked",
     "stale",
     "out-of-bounds",
     "no-samples",
@@ -39,9 +44,10 @@ def examine(state: State, contribution: ModelUpdate | Evaluation) -> Verdict:
     ``future-version``           of a model that was never published
     ``wrong-phase``              of a kind that is not asked for now
     ``training-over``            a step for a model that is not trained any further
+    ``unasked``                  its participant's last update is not in a model yet
     ``stale``                    older than the rules allow
-    ``out-of-bounds``            a vector out of all proportion, or squares that sum to less than nothing
     ``no-samples``               no rows behind it
+    ``out-of-bounds``            a number out of all proportion, or one that no rows can have
     ============================ ==========================================================
     """
     member = state.members.get(contribution.participant)
@@ -55,7 +61,7 @@ def examine(state: State, contribution: ModelUpdate | Evaluation) -> Verdict:
         return "wrong-plan"
     if isinstance(contribution, Evaluation):
         return _evaluation(state, contribution)
-    return _update(state, contribution)
+    return _update(state, member, contribution)
 
 
 def _evaluation(state: State, evaluation: Evaluation) -> Verdict:
@@ -63,10 +69,26 @@ def _evaluation(state: State, evaluation: Evaluation) -> Verdict:
         return "future-version"
     if state.progress.phase != "verifying" or evaluation.version != state.progress.version:
         return "wrong-phase"
-    return "accepted"
+    scores = [evaluation.train] if evaluation.test is None else [evaluation.train, evaluation.test]
+    if not all(each.n > 0 for each in scores):
+        return "no-samples"
+    return "accepted" if all(map(_plausible, scores)) else "out-of-bounds"
 
 
-def _update(state: State, update: ModelUpdate) -> Verdict:
+def _plausible(scores: Scores) -> bool:
+    """Whether each sum over rows lies between what the least and the largest terms would give."""
+    n = scores.n
+    counts = [scores.positives, scores.negatives]
+    return (
+        n <= LARGEST
+        and 0 <= scores.log_loss_sum <= LARGEST
+        and 0 <= scores.brier_sum <= n
+        and 0 <= scores.correct <= n
+        and all(bool(((count >= 0) & (count <= n)).all()) for count in counts)
+    )
+
+
+def _update(state: State, member: Member, update: ModelUpdate) -> Verdict:
     progress, rules = state.progress, state.rules
     asked_kind = {"moments": "moments", "training": rules.strategy.kind}.get(progress.phase)
     if update.base_version > progress.version:
@@ -75,14 +97,19 @@ def _update(state: State, update: ModelUpdate) -> Verdict:
         return "training-over"
     if update.kind != asked_kind:
         return "wrong-phase"
+    if member.pending:
+        # To take it would displace the one that was accepted, and that one would be in no model, ever.
+        return "unasked"
     if progress.version - update.base_version > rules.max_staleness:
         return "stale"
     if not update.n_samples > 0:
         return "no-samples"
-    return "accepted" if _within_bounds(update, rules.max_norm) else "out-of-bounds"
+    believable = update.n_samples <= member.n_rows and 0 <= update.loss <= LARGEST
+    return "accepted" if believable and _within_bounds(update, rules.max_norm) else "out-of-bounds"
 
 
 def _within_bounds(update: ModelUpdate, max_norm: float) -> bool:
     if update.kind == "moments":  # these are in the columns' own units, which may be anything
-        return bool((update.arrays["m2"] >= 0).all())
+        mean, m2 = update.arrays["mean"], update.arrays["m2"]
+        return bool((np.abs(mean) <= LARGEST).all() and (m2 >= 0).all() and (np.sqrt(m2) <= LARGEST).all())
     return all(float(np.linalg.norm(array)) <= max_norm for array in update.arrays.values())

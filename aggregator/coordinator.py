@@ -36,6 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import assert_never
 
 import numpy as np
 
@@ -89,6 +90,7 @@ def step(state: State, event: Event) -> Step:
             return _goodbye(state, goodbye, at)
         case Tick(at):
             return _go_on(_notice_silence(state, at), at)
+    assert_never(event)
 
 
 def restored(state: State, at: float) -> Step:
@@ -108,13 +110,18 @@ def restored(state: State, at: float) -> Step:
 
 
 def wake_at(state: State) -> float | None:
-    """Return when the next `Tick` can change something; None while only messages can."""
+    """Return when the next `Tick` can change something; None while only messages can.
+
+    A time that has come must not be returned again after its tick: whoever sleeps until then would not sleep
+    at all. So what is due is found by comparing with the very sums that stand here, not with differences of times,
+    which round otherwise.
+    """
     silence, pace = state.rules.silence_seconds, state.rules.strategy.pace
     times = [p.last_heard + silence for p in state.presence.values() if p.state == "live"]
     held = len(state.strategy_state.held)
     if state.progress.phase == "training" and held >= pace.quorum:
         times.append(state.version_since + pace.deadline_seconds)
-    if state.progress.phase == "verifying":
+    if state.progress.phase == "verifying" and state.scores:
         times.append(state.sweep_since + state.rules.sweep_seconds)
     return min(times, default=None)
 
@@ -137,7 +144,8 @@ def _hello(state: State, event: HelloArrived) -> Step:
     if state.plan is None:
         return _then((state, [greeted]), lambda after: _start_if_enough(after, at))
     state, sent = _announce(state, name)
-    return state, [greeted, Send(_plan(state), name), *sent]
+    # One whose columns have changed is barred from here on, and others may have waited only for it.
+    return _then((state, [greeted, Send(_plan(state), name), *sent]), lambda after: _go_on(after, at))
 
 
 def _start_if_enough(state: State, at: float) -> Step:
@@ -185,6 +193,8 @@ def _contribution(state: State, event: ContributionArrived) -> Step:
     record = Record(update_id, name, kind, base, state.progress.version, verdict, event.digest)
     if verdict != "accepted":
         state = _refuse(state, contribution, verdict)
+        if state.plan is None:
+            return state, [record, observed]  # left over from an earlier life; the first model will settle it
         state, sent = _announce(state, name)
         return state, [record, observed, *sent]
     state = _accept(state, contribution, update_id)
@@ -237,11 +247,11 @@ def _go_on(state: State, at: float) -> Step:
     if phase == "moments" and state.moments and state.moments.keys() >= live:
         return _freeze(state, at)
     if phase == "training" and state.rules.strategy.pace.due(
-        state.strategy_state.held.keys(), live, at - state.version_since
+        state.strategy_state.held.keys(), live, since=state.version_since, now=at
     ):
         return _next_version(state, at)
     if phase == "verifying" and state.scores:
-        late = at - state.sweep_since >= state.rules.sweep_seconds
+        late = at >= state.sweep_since + state.rules.sweep_seconds
         if late or state.scores.keys() >= live:
             return _release(state, at)
     return state, []
@@ -304,11 +314,11 @@ def _late(state: State, version: int, included: set[str]) -> set[str]:
 
 def _included(member: Member, held: Contribution) -> Member:
     """Return ``member`` whose pending update is in a model now."""
-    incarnation, sequence = held.update_id.split(":")[1:]
-    settled = int(sequence) if incarnation == member.incarnation else member.settled
+    mine, _, sequence = held.update_id.rpartition(":")
+    settled = int(sequence) if mine == f"{member.name}:{member.incarnation}" else 0
     return replace(
         member,
-        settled=settled,
+        settled=max(member.settled, settled),
         pending="",
         included=member.included + 1,
         last_base_version=held.base_version,
@@ -356,14 +366,16 @@ def _goodbye(state: State, goodbye: Goodbye, at: float) -> Step:
 
 def _heard(state: State, name: str, at: float, bulletin: int | None = None) -> State:
     before = state.presence[name]
+    # Contributions and goodbyes travel by queues of their own: one that comes after a goodbye was sent before it.
+    left = before.state == "left" and bulletin is None
     seen = before.bulletin_seen if bulletin is None else bulletin
-    return _with_presence(state, name, Presence("live", at, seen, before.addressed))
+    return _with_presence(state, name, Presence("left" if left else "live", at, seen, before.addressed))
 
 
 def _notice_silence(state: State, at: float) -> State:
     limit = state.rules.silence_seconds
     presence = {
-        name: replace(p, state="silent") if p.state == "live" and at - p.last_heard >= limit else p
+        name: replace(p, state="silent") if p.state == "live" and at >= p.last_heard + limit else p
         for name, p in state.presence.items()
     }
     return replace(state, presence=presence)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,20 @@ def enrol(known: Member | None, hello: Hello, plan: Plan | None) -> Member:
         included=known.included,
         last_base_version=known.last_base_version,
         loss=known.loss,
+        **_numbers(known, hello.incarnation),
     )
+
+
+def _numbers(known: Member, incarnation: str) -> dict[str, Any]:
+    """Return where the numbering of another ``incarnation`` stands, and what is remembered of those before it.
+
+    An earlier one may come back: a queue brings its hello again, or a disk is restored. Were it to start at nothing, what
+    it had sent before would count a second time.
+    """
+    former = {**known.former, known.incarnation: known.received}
+    received = former.pop(incarnation, 0)
+    waits = known.pending == f"{known.name}:{incarnation}:{received}"
+    return {"received": received, "settled": received - 1 if waits else received, "former": former}
 
 
 def mismatch(features: tuple[str, ...], expected: tuple[str, ...]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from random import Random
 
-from broker.errors import MessageTooLarge, TransportError
+from broker.errors import TransportError
 from broker.retry import publish_until_confirmed
 from broker.transport import Outgoing, Transport
 
@@ -69,17 +69,10 @@ class Publisher:
     async def _send(self, address: str) -> None:
         try:
             while (message := self._next.pop(address, None)) is not None:
-                try:
-                    await publish_until_confirmed(
-                        self._transport,
-                        message,
-                        rng=self._rng,
-                        on_wait=partial(self._waits, message),
-                    )
-                except MessageTooLarge as error:
-                    self._on_trouble(message, error)
-                else:
-                    self._on_published(message)
+                await publish_until_confirmed(
+                    self._transport, message, rng=self._rng, on_wait=partial(self._waits, message)
+                )
+                self._on_published(message)
         finally:
             del self._sending[address]
             if not self._sending:

@@ -74,7 +74,8 @@ class Member:
 
     ``received`` and ``settled`` are sequence numbers of the current ``incarnation``; ``pending`` is the id of the
     update that is accepted and not yet in a model. ``barred`` says why nothing is asked of it, where that is so.
-    ``features`` are kept only until the plan is made.
+    ``features`` are kept only until the plan is made; ``former`` has the highest number received of each
+    earlier incarnation.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Member:
     last_base_version: int = 0
     loss: float | None = None
     barred: str = ""
+    former: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

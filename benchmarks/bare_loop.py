@@ -49,7 +49,8 @@ async def _ask(url: str, name: str, n_participants: int, n_bytes: int, n_rounds:
     async with AsyncExitStack() as stack:
         _, publishing = await _open(stack, url, name)
         consuming, exchange = await _open(stack, url, name)
-        return await _rounds(consuming, exchange, publishing, name, n_participants, n_bytes, n_rounds)
+        size = {"n_participants": n_participants, "n_bytes": n_bytes, "n_rounds": n_rounds}
+        return await _rounds(consuming, exchange, publishing, name, **size)
 
 
 async def _rounds(
@@ -57,6 +58,7 @@ async def _rounds(
     exchange: aio_pika.abc.AbstractExchange,
     publishing: aio_pika.abc.AbstractExchange,
     name: str,
+    *,
     n_participants: int,
     n_bytes: int,
     n_rounds: int,

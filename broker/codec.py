@@ -4,9 +4,9 @@ A body is one msgpack map: ``protocol``, ``schema``, ``type``, and the fields of
 are a map of ``dtype`` (always ``<f8``, little-endian float64) and ``data`` (raw bytes); their
 length is not believed but held against the plan. Never pickle.
 
-Order of the checks, since each protects the next: the body's length before anything is decoded (a
-legal 16 MiB body of empty maps becomes more than a GiB of objects); msgpack with every
-extension off; no key twice; exact key sets; exact types (a bool is no int, an int no
+Order of the checks, since each protects the next: the body's length before anything is decoded; msgpack with every
+extension off, and no more maps and lists than a body of that length can need (12 MiB of empty maps would
+become a GiB of objects); no key twice; exact key sets; exact types (a bool is no int, an int no
 float); finite numbers; lengths. A refusal names the place, never the value.
 
 Growing: a new field has a default and ``metadata={"since": N}``. A body of an older schema must not have it and
@@ -49,6 +49,14 @@ DTYPE = "<f8"
 MAX_INT = 2**53
 #: Names of columns and participants, reasons: sentences, not documents.
 MAX_TEXT_BYTES = 4096
+#: Entries of one list: the names of more columns fit into no body.
+MAX_LIST = 2**21
+#: Entries of one map: far more participants than a roster can hold.
+MAX_MAP = 2**14
+#: Bytes behind each map or list of a body, about: a `Coefficient`, the smallest that comes in numbers, takes 25.
+BYTES_PER_CONTAINER = 24
+#: Maps and lists that a body may hold besides, however short it is.
+SPARE_CONTAINERS = 64
 #: Room for the names and scalars around the arrays of a contribution.
 MARGIN_BYTES = 4096
 
@@ -145,6 +153,7 @@ def _pack(fields: Mapping[str, Plain]) -> bytes:
 def _unpack(body: bytes, max_bytes: int) -> dict[str, Plain]:
     if len(body) > max_bytes:
         raise MalformedMessage(f"the body has {len(body)} bytes; at most {max_bytes} are read")
+    allowance = _Allowance(len(body))
     try:
         fields = msgpack.unpackb(
             body,
@@ -153,7 +162,10 @@ def _unpack(body: bytes, max_bytes: int) -> dict[str, Plain]:
             max_ext_len=0,
             max_bin_len=max_bytes,
             max_str_len=MAX_TEXT_BYTES,
-            object_pairs_hook=_no_key_twice,
+            max_array_len=MAX_LIST,
+            max_map_len=MAX_MAP,
+            object_pairs_hook=allowance.map,
+            list_hook=allowance.list,
         )
     except MalformedMessage:
         raise
@@ -165,12 +177,30 @@ def _unpack(body: bytes, max_bytes: int) -> dict[str, Plain]:
     return fields
 
 
-def _no_key_twice(pairs: Iterable[tuple[str, Plain]]) -> dict[str, Plain]:
-    listed = list(pairs)
-    fields = dict(listed)
-    if len(fields) != len(listed):
-        raise MalformedMessage("a map has the same key twice")
-    return fields
+class _Allowance:
+    """Counts the maps and lists of a body while they are made: a bomb ends while it is small."""
+
+    def __init__(self, n_bytes: int) -> None:
+        self._left = SPARE_CONTAINERS + n_bytes // BYTES_PER_CONTAINER
+
+    def map(self, pairs: Iterable[tuple[str, Plain]]) -> dict[str, Plain]:
+        """Return the map of ``pairs``, no key of which may stand twice."""
+        self._take_one()
+        listed = list(pairs)
+        fields = dict(listed)
+        if len(fields) != len(listed):
+            raise MalformedMessage("a map has the same key twice")
+        return fields
+
+    def list(self, items: Plain) -> Plain:
+        """Return ``items``."""
+        self._take_one()
+        return items
+
+    def _take_one(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise MalformedMessage("the body has more maps and lists than a message of its length can need")
 
 
 # --- a reader and a writer for every type that a field can have -----------------------------
@@ -304,6 +334,8 @@ def _mapping(inner: Codec) -> Codec:
     def read(plain: Plain, place: str, context: Context) -> dict[str, Any]:
         if type(plain) is not dict:
             raise MalformedMessage(f"{place}: not a map")
+        if any(type(key) is not str for key in plain):
+            raise MalformedMessage(f"{place}: a key is not text")
         # Keys come from outside: they are counted, not quoted.
         return {key: inner[0](value, f"{place}[{index}]", context) for index, (key, value) in enumerate(plain.items())}
 
@@ -337,4 +369,4 @@ def _check_length(array: np.ndarray[Any, Any], size: str, place: str, context: C
 
 
 def _write_array(array: np.ndarray[Any, Any]) -> Plain:
-    return {"dtype": DTYPE, "data": np.ascontiguousarray(array, dtype=DTYPE).tobytes()}
+    return {"dtype": DTYPE, "data": np.ascontiguousarray(array, dtype=DTYPE).data.cast("B")}

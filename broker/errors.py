@@ -37,7 +37,7 @@ class ConnectionTimeout(TransportError):
 
 
 class CredentialsRefused(TransportError):
-    """The broker was reached and refuses the user name, password or certificate."""
+    """The broker was reached and refuses who we are, or cannot prove who it is; waiting mends neither."""
 
 
 class NotDeclared(TransportError):
@@ -53,7 +53,7 @@ class Unroutable(TransportError):
 
 
 class PublishRefused(TransportError):
-    """The broker answered a publication with a nack: a queue is full."""
+    """The broker answered a publication with a nack: a queue is full, or has no leader at the moment."""
 
 
 class MessageTooLarge(TransportError):

@@ -27,6 +27,7 @@ import asyncio
 import itertools
 import logging
 import random
+import re
 import ssl
 import struct
 from collections import defaultdict, deque
@@ -36,6 +37,7 @@ from typing import TYPE_CHECKING, Any, Self
 import aio_pika
 from aio_pika import exceptions as amqp
 from aio_pika.connection import make_url
+from aiormq import spec
 from aiormq.exceptions import ChannelAccessRefused, ChannelLockedResource
 
 from broker.errors import (
@@ -54,10 +56,10 @@ from broker.transport import MAX_BODY_BYTES, Delivery, Happening
 from broker.url import Address, TLSSettings, parse_url
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
     from types import TracebackType
 
-    from aio_pika.abc import AbstractChannel
+    from aio_pika.abc import AbstractChannel, UnderlayConnection
     from aiormq.abc import AbstractChannel as RawChannel
     from aiormq.abc import DeliveredMessage
     from pamqp.common import FieldTable
@@ -71,12 +73,16 @@ ANSWER_SECONDS = 10.0
 CLOSE_SECONDS = 3.0
 #: Seconds after which an unconfirmed publication makes us look whether the broker blocks publishers.
 BLOCK_SUSPECTED_SECONDS = 1.0
+#: Seconds within which a connection that is not blocked is ready: it is so already.
+READY_SECONDS = 0.1
 #: Waits between attempts to connect: a restart takes seconds, and a hundred services share the broker.
 RECONNECT = Backoff(first_seconds=0.2, longest_seconds=15.0)
 #: RabbitMQ 4 drops a message of a quorum queue that came back 20 times. A pause or a crash sends messages
 #: back that nothing is wrong with, and the receiver rejects what is, so the limit is put out of reach.
 DELIVERY_LIMIT = 1_000_000
 
+_CERTIFICATE_ALERT = re.compile(r"certificate|unknown[ _]ca", re.IGNORECASE)
+_TRANSIENT, _PERSISTENT = 1, 2  # delivery modes of AMQP 0-9-1
 # What the client raises when its connection or channel is not what it was; the last four are how a frame
 # shows that makes no sense.
 _FAILURES = (*amqp.CONNECTION_EXCEPTIONS, EOFError, LookupError, ValueError, struct.error)
@@ -188,7 +194,7 @@ class RabbitMQTransport:
                 f"within {self._connect_timeout_seconds:g} s; see that it runs, that host and port are right, "
                 f"and that no firewall stands between"
             ) from error
-        self._supervisor = asyncio.create_task(self._supervise(), name=f"connection of {self._user}")
+        self._supervisor = _keep_going(self._supervise(), f"connection of {self._user}")
         return self
 
     async def __aexit__(
@@ -317,10 +323,11 @@ class _Link:
             connection = aio_pika.Connection(url, ssl_context=context, client_properties=properties)
             self._connections.append(connection)
             connection.close_callbacks.add(self._on_close)
-            try:
-                await connection.connect(timeout=ANSWER_SECONDS)
-            except _FAILURES as error:
-                raise _why_no_connection(error, address, self._user) from error
+            with _in_our_words():
+                try:
+                    await connection.connect(timeout=ANSWER_SECONDS)
+                except _FAILURES as error:
+                    raise _why_no_connection(error, address, self._user) from error
 
     async def close(self) -> None:
         """Say good-bye, if anybody is there to hear it."""
@@ -417,17 +424,23 @@ class _Link:
             await self._send(alone, message)
 
     async def _send(self, channel: AbstractChannel, message: Outgoing) -> None:
-        exchange = await channel.get_exchange(message.exchange, ensure=False)
-        mode = aio_pika.DeliveryMode.PERSISTENT if message.persistent else aio_pika.DeliveryMode.NOT_PERSISTENT
-        outgoing = aio_pika.Message(
-            message.body,
+        # Below aio-pika's exchange, which costs as much again as the rest of a publication.
+        raw = await channel.get_underlay_channel()
+        lifetime = message.expiration_seconds
+        properties = spec.Basic.Properties(
             message_id=message.message_id,
             user_id=self._user,
-            delivery_mode=mode,
-            expiration=message.expiration_seconds,
+            delivery_mode=_PERSISTENT if message.persistent else _TRANSIENT,
+            expiration=None if lifetime is None else str(round(lifetime * 1000)),
         )
         try:
-            await exchange.publish(outgoing, message.routing_key, mandatory=True)
+            await raw.basic_publish(
+                message.body,
+                exchange=message.exchange,
+                routing_key=message.routing_key,
+                properties=properties,
+                mandatory=True,
+            )
         except amqp.PublishError as error:
             raise Unroutable(
                 f"no queue is bound to {message.exchange} for {message.routing_key}; "
@@ -435,12 +448,14 @@ class _Link:
             ) from error
         except amqp.DeliveryError as error:
             raise PublishRefused(
-                f"a queue behind {message.exchange} is full and would not take "
-                f"message {message.message_id}; send it later"
+                f"a queue behind {message.exchange} would not take message {message.message_id}, "
+                f"since it is full or has no leader; send it later"
             ) from error
 
     async def _shared_channel(self) -> AbstractChannel:
         """Return the channel that all publications share; opened anew after the broker closed it."""
+        if self._publishing is not None and not self._publishing.is_closed:
+            return self._publishing
         async with self._opening:
             if self._publishing is None or self._publishing.is_closed:
                 self._publishing = await self.open_channel(publishing=True)
@@ -453,21 +468,23 @@ class _Link:
         await transport.ready()
 
     def _look_for_block(self) -> None:
-        if self._block_watch is None or self._block_watch.done():
-            self._block_watch = asyncio.create_task(self._watch_block())
+        transport = self._connections[0].transport
+        watching = self._block_watch is not None and not self._block_watch.done()
+        if transport is not None and not (watching or self.gone.is_set()):
+            self._block_watch = asyncio.create_task(self._watch_block(transport))
 
-    async def _watch_block(self) -> None:
+    async def _watch_block(self, transport: UnderlayConnection) -> None:
         # The client keeps to itself that it is blocked; that it is not ready is all it shows.
-        ready = asyncio.create_task(self._unblocked())
+        ready = asyncio.ensure_future(transport.ready())
         try:
-            done, _ = await asyncio.wait([ready], timeout=0.1)
+            done, _ = await asyncio.wait([ready], timeout=READY_SECONDS)
             if not done:
                 where = self.address.where
                 self._tell("blocked", f"the broker at {where} takes no messages: its memory or disk is full")
                 await asyncio.wait([ready])
                 self._tell("unblocked", f"the broker at {where} takes messages again")
         finally:
-            await _end(ready)
+            ready.cancel()
 
 
 async def _declare(channel: AbstractChannel, topology: Topology) -> None:
@@ -559,7 +576,7 @@ class RabbitMQConsumer:
 
     async def _start(self, link: _Link) -> None:
         await self._subscribe(link)
-        self._keeper = asyncio.create_task(self._keep(link), name=f"consumer of {self._queue}")
+        self._keeper = _keep_going(self._keep(link), f"consumer of {self._queue}")
 
     async def _keep(self, link: _Link) -> None:
         """Subscribe again, whatever ended the subscription."""
@@ -641,11 +658,17 @@ class _Subscription:
 
     async def start(self) -> None:
         """Consume, unless it does already."""
-        if self._tag is None:
+        if self._tag is not None:
+            return
+        try:
             with _in_our_words():
                 async with asyncio.timeout(ANSWER_SECONDS):
                     answer = await self.raw.basic_consume(self._consumer._queue, self._on_message)
-            self._tag = answer.consumer_tag
+        except TransportError as error:
+            # Also where the channel is still open: without an answer nobody knows whether it consumes.
+            self.lose(str(error))
+            raise
+        self._tag = answer.consumer_tag
 
     async def stop(self) -> bool:
         """Cancel the consumer and keep the channel; False where it is not there to be stopped."""
@@ -779,7 +802,7 @@ def _why_no_connection(error: BaseException, address: Address, user: str) -> Tra
             f"the certificate of the broker at {where} is not to be trusted: {cause.verify_message}; "
             f"check the CA file, and that the certificate names this host"
         )
-    if isinstance(cause, ssl.SSLError) and any(word in str(cause).upper() for word in ("CERTIFICATE", "UNKNOWN_CA")):
+    if isinstance(cause, ssl.SSLError) and _CERTIFICATE_ALERT.search(str(cause)):
         return CredentialsRefused(f"the broker at {where} refuses our certificate: {cause}; check who signed it")
     return TransportUnavailable(
         f"cannot reach the broker at {where}: {_said(error)}; is it running, and is nothing in between?"
@@ -800,6 +823,19 @@ async def _close(channel: AbstractChannel) -> None:
     with suppress(TransportError), _in_our_words():
         async with asyncio.timeout(CLOSE_SECONDS):
             await channel.close()
+
+
+def _keep_going(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    """Start a task that ends by being cancelled only; any other end is a mistake in here, and is reported."""
+
+    def report(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            context = {"message": f"the {name} is not kept up any more", "exception": task.exception()}
+            task.get_loop().call_exception_handler(context)
+
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(report)
+    return task
 
 
 async def _end(task: asyncio.Task[Any]) -> None:

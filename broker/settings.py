@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker.errors import BrokerError
 from broker.topology import is_name
+from broker.url import Address, parse_url
 
 
 class SettingsError(BrokerError):
@@ -87,11 +88,24 @@ class ServiceSettings(BaseSettings):
         return {names[key]: value for key, value in os.environ.items() if key in names}
 
     def broker_urls(self) -> list[str]:
-        """Return the URLs, with the password from its file where there is one; never to be printed."""
+        """Return the URLs, with the password from its file where there is one; never to be printed.
+
+        Raises
+        ------
+        SettingsError
+            One of them is no URL of a broker, or there is nothing to log in with.
+        """
         urls = [url.strip() for url in self.broker.get_secret_value().split(",")]
-        if self.broker_password_file is None:
-            return urls
-        return [_with_password(url, _secret(self.broker_password_file)) for url in urls]
+        addresses = [_address(url) for url in urls]
+        if self.broker_password_file is not None:
+            password = _secret(self.broker_password_file)
+            return [_with_password(url, password) for url in urls]
+        if self.cert_file is None and (without := [each for each in addresses if each.password is None]):
+            raise SettingsError(
+                f"broker: no password for {without[0].where}: put it in the URL or a broker_password_file, "
+                "or give a cert_file"
+            )
+        return urls
 
 
 def _read(config: Path | None) -> dict[str, Any]:
@@ -118,6 +132,13 @@ def _first_defect(error: ValidationError) -> str:
     return f"{place}: {defect['msg'].removeprefix('Value error, ')}"
 
 
+def _address(url: str) -> Address:
+    try:
+        return parse_url(url)
+    except ValueError as error:  # its sentence shows no password
+        raise SettingsError(f"broker: {error}") from None
+
+
 def _secret(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
@@ -131,6 +152,6 @@ def _with_password(url: str, password: str) -> str:
     from urllib.parse import quote, urlsplit, urlunsplit  # noqa: PLC0415 - only here
 
     parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    user = quote(parts.username or "", safe="")
+    credentials, _, host = parts.netloc.rpartition("@")
+    user = credentials.partition(":")[0]  # percent-encoded already
     return urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}"))

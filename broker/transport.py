@@ -9,8 +9,10 @@ Publishing
     when no queue wants it, `PublishRefused` when a full queue would not take it, and
     `TransportUnavailable` when the connection is away or goes away before the confirmation. In the
     last case the message may or may not have arrived: the caller sends it again with the same
-    `message_id`, and the receiver knows it by that. Messages that one caller publishes one after
-    the other to one queue arrive in that order.
+    `message_id`, and the receiver knows it by that. `NotDeclared` and `TopologyRefused` say that the
+    exchange is not there or not this user's to write to, and harm no other publication. Several may
+    be under way at once; messages that one caller publishes one after the other to one queue arrive
+    in that order.
 
 Routing
     Exchanges are topic exchanges: words are separated by dots, ``*`` stands for one word and ``#``
@@ -19,11 +21,13 @@ Routing
 Consuming
     At most `prefetch` deliveries are with a consumer unsettled. `ack` settles one (or, with
     ``multiple``, all up to it) for good, `reject` sends it to the queue's dead-letter exchange.
-    What is unsettled when a consumer is closed, or its process or connection lost, comes
-    again with `redelivered` set, to the front of the queue, in its old order. A settlement that cannot be sent since
-    the connection is gone is no error: the message comes again, and its id is known.
-    `pause` stops further deliveries: what had come and was not taken goes back to the queue; what was taken stays
-    with the consumer and can still be settled.
+    What is unsettled when a consumer is closed, or its process or connection lost, comes again with
+    `redelivered` set, to the front of the queue, in its old order, any number of times. A settlement
+    that cannot be sent since the connection is gone is no error: the message comes again, and its id
+    is known. A second settlement changes nothing. `pause` stops further deliveries, also through a
+    reconnection: what had come and was not taken goes back to the queue; what was taken stays with
+    the consumer and can still be settled. `take` on a consumer that is or gets closed raises
+    `TransportUnavailable`; a `take` that is cancelled loses nothing.
 
 Queues
     Durable: a queue keeps its messages without a consumer, and through a restart of the broker.
@@ -34,8 +38,11 @@ Queues
 
 Connection
     Entering the transport connects. Afterwards it reconnects by itself, for ever, with jittered
-    back-off, declares again what `declare` was given, and its consumers go on. `connections`
-    yields once for each connection made, so that a service can introduce itself again.
+    back-off, declares again what `declare` was given, and its consumers go on; so do they when only
+    a consumer was lost, as when its queue is deleted. `connections` yields once for each connection
+    made, so that a service can introduce itself again (only the last one to who was away meanwhile),
+    and ends when the transport is left. Credentials that are refused are an error at first; once it
+    has worked, somebody is changing them, and it is tried again.
     What happens on the way is told to `on_event`, in sentences without secrets.
 """
 

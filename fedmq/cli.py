@@ -50,10 +50,15 @@ def _participant_settings() -> Any:
     return ParticipantSettings
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, invoke_without_command=True
+)
 @click.version_option(__version__, prog_name="fedmq")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Federated logistic regression over a message queue: the rows stay where they are."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @cli.command()

@@ -47,7 +47,7 @@ def check_out(folder: Path) -> None:
             )
     elif folder.exists() or folder.is_symlink():
         raise CommandError(f"{folder} is not a folder: name another one for the model")
-    parent = next(parent for parent in folder.absolute().parents if parent.exists())
+    parent = next(parent for parent in folder.resolve().parents if parent.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise CommandError(f"{folder} cannot be made: {parent} cannot be written to")
 
@@ -58,7 +58,7 @@ def write_model(folder: Path, model: ReleasedModel) -> Path:
     A reader sees the old folder or the new one, never a half of either, whatever is killed meanwhile.
     """
     check_out(folder)
-    folder = folder.absolute()
+    folder = folder.resolve()  # a link stays, and what it points to is replaced
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

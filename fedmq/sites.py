@@ -12,6 +12,9 @@ from participant.sources import Table, read_csv
 
 SUFFIXES = (".csv",)
 
+#: Everybody, in a routing key; the other service, whose state would lie in a file of the same name.
+TAKEN = {"all", "aggregator"}
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -59,10 +62,12 @@ def _files(path: Path) -> list[Path]:
 
 def _site_name(file: Path) -> str:
     name = file.stem.removeprefix("site-")
-    if not is_name(name) or name == "all":
+    if not is_name(name):
         raise CommandError(
-            f"the file {file} would be a site called {name!r}: use letters, digits, '-' and '_' in its name, not 'all'"
+            f"the file {file} would be a site called {name!r}: use letters, digits, '-' and '_' in its name"
         )
+    if name in TAKEN:
+        raise CommandError(f"the file {file} would be a site called {name!r}, which means something else: rename it")
     return name
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,8 +87,9 @@ class Outbox:
         return int(self._meta("last"))
 
     def put(self, entry: Entry) -> None:
-        """Keep ``entry``, durably, before it is sent."""
+        """Keep ``entry``, durably, before it is sent; with one in flight, what came before it is settled."""
         with self._transaction("could not be written"):
+            self._database.execute("DELETE FROM outbox WHERE sequence < ?", (entry.sequence,))
             self._database.execute("INSERT INTO outbox VALUES (?, ?, ?)", (entry.sequence, entry.kind, entry.body))
             self._database.execute("UPDATE meta SET value = ? WHERE key = 'last'", (str(entry.sequence),))
 
@@ -123,8 +124,9 @@ class Outbox:
                 yield
                 self._database.execute("COMMIT")
             except BaseException as error:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
+                with suppress(sqlite3.ProgrammingError):  # a closed database has nothing to roll back
+                    if self._database.in_transaction:
+                        self._database.execute("ROLLBACK")
                 if isinstance(error, sqlite3.Error):
                     raise self._error(what, error) from error
                 raise

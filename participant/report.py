@@ -71,6 +71,14 @@ class Reporter:
         if task == "train":
             self._metrics.fitted(seconds)
 
+    def no_model_yet(self) -> None:
+        """No model has come since the hello."""
+        self._log.warning(
+            "no_model_yet",
+            why="the aggregator waits for other sites, or does not know this one",
+            what_next="look at the aggregator's log; hello is said again",
+        )
+
     def left_without_goodbye(self, error: Exception) -> None:
         """The service ends although not everything could be sent."""
         self._log.warning(

@@ -31,6 +31,9 @@ from participant.training import Prepared, perform, prepare
 from participant.worker import Event, Failed, Finished, ModelArrived, PlanArrived, Settle, Work, WorkerState, step
 
 T = TypeVar("T")
+#: Heartbeats without any model after which hello is said again.
+UNANSWERED_BEATS = 3
+
 InThread = Callable[..., Awaitable[Any]]
 
 
@@ -69,6 +72,7 @@ class ParticipantService:
     _prepared: Prepared | None = field(init=False, default=None)
     _work: asyncio.Queue[Work] = field(init=False, default_factory=asyncio.Queue)
     _unsent: asyncio.Queue[tuple[Entry, bool]] = field(init=False, default_factory=asyncio.Queue)
+    _settled: int = field(init=False, default=0)
     _stop: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def stop(self) -> None:
@@ -140,6 +144,7 @@ class ParticipantService:
             async with asyncio.timeout(self.shutdown_grace_seconds):
                 await self._work.join()
                 await self._unsent.join()
+                await self.in_thread(self.outbox.settle, self._settled)
                 await self.transport.publish(
                     self._outgoing("goodbye", Goodbye(self.federation, self.name, self._state.incarnation), "goodbye")
                 )
@@ -152,17 +157,20 @@ class ParticipantService:
     async def _introduce(self) -> None:
         """Say hello on each connection, and send again what no model has settled: the broker may have lost it."""
         async for _ in self.transport.connections():
-            hello = Hello(
-                federation=self.federation,
-                participant=self.name,
-                incarnation=self._state.incarnation,
-                features=self.table.features,
-                n_rows=self.table.n_train,
-                n_test_rows=self.table.n_test,
-            )
-            await self._publish(self._outgoing("hello", hello, f"hello:{self.rng.getrandbits(64):016x}"))
+            await self._say_hello()
             for entry in await self.in_thread(self.outbox.entries):
                 self._unsent.put_nowait((entry, True))
+
+    async def _say_hello(self) -> None:
+        hello = Hello(
+            federation=self.federation,
+            participant=self.name,
+            incarnation=self._state.incarnation,
+            features=self.table.features,
+            n_rows=self.table.n_train,
+            n_test_rows=self.table.n_test,
+        )
+        await self._publish(self._outgoing("hello", hello, f"hello:{self.rng.getrandbits(64):016x}"))
 
     async def _take_plans(self, plans: Consumer) -> None:
         while True:
@@ -215,7 +223,9 @@ class ParticipantService:
                 await self._models.pause()
                 self._work.put_nowait(action)
             elif isinstance(action, Settle):
-                await self.in_thread(self.outbox.settle, action.sequence)
+                # Forgotten in the file with the next one that is put there, or in the end: a commit of its own
+                # would cost as much as the contribution did, and one that is sent again is known.
+                self._settled = action.sequence
                 self.reporter.outbox(0)
 
     # --- work ----------------------------------------------------------------------------------
@@ -272,7 +282,13 @@ class ParticipantService:
             self._unsent.task_done()
 
     async def _beat(self) -> None:
+        unanswered = 0
         while True:
+            unanswered = 0 if self._state.model is not None else unanswered + 1
+            if unanswered > UNANSWERED_BEATS:
+                self.reporter.no_model_yet()
+                await self._say_hello()
+                unanswered = 0
             heartbeat = Heartbeat(
                 self.federation, self.name, self._state.incarnation, self._state.activity, self._state.bulletin
             )

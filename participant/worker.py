@@ -155,7 +155,8 @@ def _model(state: WorkerState, model: GlobalModel) -> Step:
     known = state.model
     if known is not None and model.epoch < known.epoch:
         return state, [Ignore("older epoch")]
-    if known is not None and model.bulletin < known.bulletin:
+    # Bulletins are compared within an epoch: an aggregator whose store came from a backup counts from there.
+    if known is not None and model.epoch == known.epoch and model.bulletin < known.bulletin:
         return state, [Ignore("older bulletin")]
     return _consider(replace(state, model=model), [])
 

@@ -22,6 +22,8 @@ _PRAGMAS = (
     # FULL: a commit is on the disk when it returns, also if the machine loses power.
     "PRAGMA synchronous = FULL",
     "PRAGMA busy_timeout = 5000",
+    # In pages, so 64 MiB: a vector that is replaced every version is copied to the file once, not each time.
+    "PRAGMA wal_autocheckpoint = 2000",
 )
 
 _TABLES = """
@@ -184,14 +186,14 @@ class SQLiteStore:
                 for pragma in pragmas:
                     self._database.execute(pragma)
                 self._database.execute("BEGIN IMMEDIATE")
-                yield
-                self._database.execute("COMMIT")
-            except BaseException as error:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                if isinstance(error, sqlite3.Error):
-                    raise self._error(what, error) from error
-                raise
+                try:
+                    yield
+                    self._database.execute("COMMIT")
+                except BaseException:
+                    self._database.rollback()  # nothing to do where SQLite has done it itself, on a full disk
+                    raise
+            except sqlite3.Error as error:
+                raise self._error(what, error) from error
 
     def _error(self, what: str, error: sqlite3.Error) -> StoreError:
         return StoreError(

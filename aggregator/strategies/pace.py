@@ -40,10 +40,10 @@ class Pace:
         if (self.count is not None and self.count < 1) or self.quorum < 1 or not self.deadline_seconds > 0:
             raise StrategyError("a count and a quorum are at least 1, and a deadline is more than 0 seconds")
 
-    def due(self, received: AbstractSet[str], live: AbstractSet[str], waited_seconds: float) -> bool:
-        """Whether to aggregate now what came from ``received``, when ``live`` may still send."""
+    def due(self, received: AbstractSet[str], live: AbstractSet[str], *, since: float, now: float) -> bool:
+        """Whether to aggregate what came from ``received`` since the last version, when ``live`` may still send."""
         if not received:
             return False
         full = self.count is not None and len(received) >= self.count
-        late = waited_seconds >= self.deadline_seconds and len(received) >= self.quorum
+        late = now >= since + self.deadline_seconds and len(received) >= self.quorum
         return full or late or received >= live

@@ -8,6 +8,7 @@ hinge); Nguyen et al., AISTATS 2022, section 5 uses the polynomial with exponent
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,6 +56,9 @@ class Hinge:
 
 NAMES = ("constant", "polynomial", "hinge")
 
+#: Of ``a``: with it an update of 10^14 versions ago still weighs more than 0, so no sum of weights is ever 0.
+STEEPEST = 20.0
+
 
 def staleness_function(name: str, *, a: float | None = None, b: int | None = None) -> Staleness:
     """Return the function called ``name``; ``a`` and ``b`` where it has them and they are given.
@@ -62,11 +66,13 @@ def staleness_function(name: str, *, a: float | None = None, b: int | None = Non
     Raises
     ------
     StrategyError
-        For a name that is none of constant, polynomial, hinge; for an ``a`` or ``b`` below zero.
+        For a name that is none of constant, polynomial, hinge; for an ``a`` or ``b`` below zero, or a steeper ``a``
+        than `STEEPEST`.
     """
-    if (a is not None and a < 0) or (b is not None and b < 0):
+    if (a is not None and not 0 <= a <= STEEPEST) or (b is not None and b < 0):
         raise StrategyError(
-            "the parameters of a staleness function are not negative: an older update never counts more"
+            "the parameters of a staleness function are not negative, since an older update never counts more, "
+            f"and a is at most {STEEPEST:g}, since it always counts"
         )
     match name:
         case "constant":

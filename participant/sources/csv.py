@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,12 @@ from participant.sources.table import Table
 SPLITS = {"train": True, "test": False}
 
 _LABELS = {"0", "1", "0.0", "1.0"}
+
+#: What other files than comma-separated ones have between their cells.
+_PARTS = re.compile(r"[;\t|]")
+
+#: Squares of larger numbers, summed over rows, come near the end of what a float64 holds (1.8e308).
+LARGEST = 1e150
 
 
 def read_csv(path: Path, *, label: str, split: str | None = None) -> Table:
@@ -36,12 +43,16 @@ def read_csv(path: Path, *, label: str, split: str | None = None) -> Table:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
-            header = _header(path, next(reader, None), label, split)
-            return _table(path, header, _numbered(path, reader, len(header)), label, split)
+            try:
+                header = _header(path, next(reader, None), label, split)
+                return _table(path, header, _numbered(path, reader, len(header)), label, split)
+            except csv.Error as error:
+                place = f"{path}, line {reader.line_num}"
+                raise DataError(
+                    f"{place}: not well-formed CSV ({error}); check the quotes in this line and above"
+                ) from None
     except UnicodeDecodeError:
         raise DataError(f"{path} is not UTF-8 text: save it as UTF-8 CSV") from None
-    except csv.Error as error:
-        raise DataError(f"{path} is not well-formed CSV ({error}): check its quotes") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -50,6 +61,9 @@ def _header(path: Path, header: Sequence[str] | None, label: str, split: str | N
     if not header:
         raise DataError(f"{path} is empty: it needs a header line and rows")
     names = [name.strip() for name in header]
+    # Without the label, numbers here are a row of a file that has no header: they are not shown.
+    if label not in names and any(_parsed(part) is not None for name in names for part in _PARTS.split(name)):
+        raise DataError(f"{path}, line 1: numbers stand where the column names belong; give the file a header line")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(f"{path}, line 1: the column name {twice[0]!r} stands twice; give each column its own name")
     if "" in names:
@@ -106,14 +120,22 @@ def _table(
 
 
 def _number(cell: str, path: Path, line: int, column: str) -> float:
-    try:
-        number = float(cell)
-    except ValueError:
+    number = _parsed(cell)
+    if number is None:
         kind = "is not a number" if cell.strip() else "is empty"
-        raise DataError(f"{_place(path, line, column)} {kind}; every feature needs a number in every row") from None
+        raise DataError(f"{_place(path, line, column)} {kind}; every feature needs a number in every row")
     if not math.isfinite(number):
         raise DataError(f"{_place(path, line, column)} is not a finite number (NaN or infinity)")
+    if abs(number) > LARGEST:
+        raise DataError(f"{_place(path, line, column)} is beyond {LARGEST:g}; give the column another unit")
     return number
+
+
+def _parsed(cell: str) -> float | None:
+    try:
+        return None if "_" in cell else float(cell)  # Python reads 1_0 as ten; in a table it is a code
+    except ValueError:
+        return None
 
 
 def _label(cell: str, path: Path, line: int, column: str) -> float:

@@ -11,10 +11,10 @@ import pytest
 from servers.listening import Listener
 from servers.processes import free_port
 
-from broker.errors import TopologyRefused, TransportUnavailable
+from broker.errors import NotDeclared, TopologyRefused, TransportUnavailable
 from broker.rabbitmq import RabbitMQTransport
 from broker.retry import Backoff, publish_until_confirmed
-from broker.testing import bodies, letter, queue, take
+from broker.testing import assert_silent, bodies, letter, queue, take
 
 if TYPE_CHECKING:
     from servers.rabbitmq import VHost
@@ -74,6 +74,22 @@ async def test_a_consumer_comes_back_when_its_queue_is_deleted_underneath(vhost:
             assert bodies([delivery]) == [number]
             await delivery.ack()
         assert transport.connected
+
+
+async def test_a_consumer_waits_for_a_queue_that_is_not_its_own_to_declare(vhost: VHost) -> None:
+    listener, owner_url = Listener(), vhost.amqp_url(user="owner")
+    async with (
+        RabbitMQTransport([owner_url]) as owner,
+        RabbitMQTransport([vhost.amqp_url()], on_event=listener, backoff=QUICK) as transport,
+    ):
+        await owner.declare(queue())
+        consumer = await transport.consume("q", prefetch=10)
+        await asyncio.to_thread(vhost.delete_queue, "q")
+        while (await listener.next("consumer-lost")).attempt < 2:
+            pass
+        await owner.declare(queue())
+        await owner.publish(letter(1))
+        assert bodies(await take(consumer, 1)) == [1]
 
 
 async def test_a_cluster_is_reached_through_any_of_its_nodes(vhost: VHost) -> None:
@@ -138,11 +154,21 @@ async def test_a_broker_that_is_full_blocks_publishers_says_so_and_still_takes_s
                     await transport.publish(letter(number))
             assert "memory or disk" in (await listener.next("blocked")).detail
             await first.ack()
-            assert bodies(await take(consumer, 1)) == [2]
+            [second] = await take(consumer, 1)
+            assert bodies([second]) == [2]
+            await second.ack()
         finally:
             await asyncio.to_thread(vhost.rabbitmq.control, "set_vm_memory_high_watermark", "0.8")
         await listener.next("unblocked")
         await publish_until_confirmed(transport, letter(4), rng=random.Random(1))
+        arrived: list[int] = []
+        while not arrived or arrived[-1] != 4:
+            [delivery] = await take(consumer, 1)
+            arrived += bodies([delivery])
+            await delivery.ack()
+        await assert_silent(consumer)
+        # Twice would mean that it was also sent while the broker was known to block.
+        assert arrived.count(4) == 1
         assert transport.connected
 
 
@@ -157,17 +183,47 @@ async def test_a_sender_who_is_not_who_it_says_is_refused(vhost: VHost) -> None:
 
 
 async def test_a_forbidden_message_harms_none_of_those_under_way_with_it(vhost: VHost) -> None:
-    url = vhost.amqp_url(user="alice")
+    listener, url = Listener(), vhost.amqp_url(user="alice")
     vhost.rabbitmq.permit("alice", vhost.name, write="^(x|q)$")
-    async with RabbitMQTransport([url]) as alice, RabbitMQTransport([vhost.amqp_url(user="bob")]) as bob:
+    async with (
+        RabbitMQTransport([url], on_event=listener) as alice,
+        RabbitMQTransport([vhost.amqp_url(user="bob")]) as bob,
+    ):
         await bob.declare(queue("other", exchange="forbidden"))
         await alice.declare(queue())
-        messages = [letter(number, exchange="forbidden" if number == 10 else "x") for number in range(20)]
-        results = await asyncio.gather(*(alice.publish(each) for each in messages), return_exceptions=True)
-        refused = results.pop(10)
-        assert isinstance(refused, TopologyRefused)
-        assert "forbidden" in str(refused)
-        assert results == [None] * 19
+        for _ in range(5):
+            messages = [letter(number, exchange="x" if number % 10 else "forbidden") for number in range(100)]
+            results = await asyncio.gather(*(alice.publish(each) for each in messages), return_exceptions=True)
+            for number, result in enumerate(results):
+                assert result is None if number % 10 else isinstance(result, TopologyRefused)
+            assert "forbidden" in str(results[0])
+        # On a shared channel, the client's late frames would have cost the connection.
+        assert [happening.kind for happening in listener.heard] == ["connected"]
+
+
+async def test_a_permission_that_is_taken_away_is_noticed(vhost: VHost) -> None:
+    listener, url = Listener(), vhost.amqp_url(user="alice")
+    async with RabbitMQTransport([url], on_event=listener, backoff=QUICK) as alice:
+        await alice.declare(queue())
+        await alice.publish(letter(1))
+        await listener.next("connected")
+        # Enough to bind, not to publish. The broker asks itself again when there is a new connection.
+        vhost.rabbitmq.permit("alice", vhost.name, write="^q$")
+        await asyncio.to_thread(vhost.rabbitmq.disconnect, "alice")
+        await listener.next("connected")
+        with pytest.raises(TopologyRefused):
+            await alice.publish(letter(2))
+
+
+async def test_an_exchange_that_is_deleted_is_noticed_and_harms_no_other(vhost: VHost) -> None:
+    async with RabbitMQTransport([vhost.amqp_url()], backoff=QUICK) as transport:
+        for exchange in ("x", "y"):
+            await transport.declare(queue(f"q.{exchange}", exchange=exchange))
+            await transport.publish(letter(1, exchange=exchange))
+        vhost.rabbitmq.api("DELETE", "exchanges", vhost.name, "y")
+        with pytest.raises(NotDeclared, match="'y'"):
+            await transport.publish(letter(2, exchange="y"))
+        await transport.publish(letter(2))
 
 
 async def test_declaring_what_a_user_may_not_declare_is_refused(vhost: VHost) -> None:

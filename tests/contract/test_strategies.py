@@ -1,0 +1,185 @@
+"""Our own strategies sit the examination that we ship for others, and it fails those that should fail."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from aggregator.strategies import STRATEGIES, Contribution, Finished, Strategy, StrategyState, make_strategy
+from aggregator.strategies.base import hold
+from aggregator.strategies.fedasync import FedAsync
+from aggregator.strategies.fedavg import FedAvg
+from aggregator.strategies.fedbuff import FedBuff
+from aggregator.strategies.staleness import Constant
+from aggregator.testing import StrategyContract
+from broker.messages import Array
+
+
+class TestFedAvg(StrategyContract):
+    def make_strategy(self) -> Strategy:
+        return make_strategy("fedavg")
+
+    def full_weight(self, contribution: Contribution) -> float:
+        return contribution.n_samples
+
+
+class TestFedBuff(StrategyContract):
+    def make_strategy(self) -> Strategy:
+        return make_strategy("fedbuff")
+
+    def full_weight(self, contribution: Contribution) -> float:
+        return contribution.share
+
+
+class TestNormalisedFedBuff(TestFedBuff):
+    def make_strategy(self) -> Strategy:
+        return FedBuff(normalise=True)
+
+
+class TestFedBuffOfThePaper(StrategyContract):
+    def make_strategy(self) -> Strategy:
+        return FedBuff(by_rows=False)
+
+    def full_weight(self, contribution: Contribution) -> float:
+        return 1.0
+
+
+class TestFedAsync(StrategyContract):
+    one_is_its_local_fit = False  # it mixes
+
+    def make_strategy(self) -> Strategy:
+        return make_strategy("fedasync")
+
+    def full_weight(self, contribution: Contribution) -> float:
+        return min(1.0, 0.6 * contribution.share)
+
+
+class TestFedAsyncThatMixesAllIn(StrategyContract):
+    def make_strategy(self) -> Strategy:
+        return FedAsync(mixing_rate=1.0, by_rows=False, staleness=Constant())
+
+    def full_weight(self, contribution: Contribution) -> float:
+        return 1.0
+
+
+def test_every_strategy_in_the_registry_is_examined() -> None:
+    examined = {examination().make_strategy() for examination in (TestFedAvg, TestFedBuff, TestFedAsync)}
+    assert examined == {make_strategy(name) for name in STRATEGIES}
+
+
+# --- an examination that nobody fails examines nothing ------------------------------------------
+
+
+def _examine(strategy: Strategy, *, one_is_its_local_fit: bool = True) -> StrategyContract:
+    class Examination(StrategyContract):
+        def make_strategy(self) -> Strategy:
+            return strategy
+
+        def full_weight(self, contribution: Contribution) -> float:
+            return contribution.n_samples
+
+    examination = Examination()
+    examination.one_is_its_local_fit = one_is_its_local_fit
+    return examination
+
+
+@dataclass(frozen=True, slots=True)
+class _InOrderOfArrival(FedAvg):
+    def finish(self, state: StrategyState, weights: Array) -> Finished:
+        total = sum(each.n_samples for each in state.held.values())
+        mean = np.zeros_like(weights)
+        for each in state.held.values():
+            mean += (each.n_samples / total) * each.arrays["weights"]
+        return Finished(StrategyState(), mean, tuple(state.held))
+
+
+def test_the_contract_fails_a_sum_in_the_order_of_arrival() -> None:
+    with pytest.raises(AssertionError, match="who came first"):
+        _examine(_InOrderOfArrival()).test_the_order_of_receipt_does_not_matter_bit_for_bit()
+
+
+@dataclass(frozen=True, slots=True)
+class _CountsRedeliveries(FedAvg):
+    def receive(self, state: StrategyState, contribution: Contribution) -> StrategyState:
+        times = state.shared.get(contribution.participant, np.zeros(1)) + 1
+        shared = {**state.shared, contribution.participant: times}
+        return StrategyState(hold(state, contribution).held, shared)
+
+    def finish(self, state: StrategyState, weights: Array) -> Finished:
+        mean = sum((times * state.held[name].arrays["weights"] for name, times in state.shared.items()), 0 * weights)
+        return Finished(StrategyState(), mean, tuple(state.held))
+
+
+def test_the_contract_fails_a_strategy_that_counts_a_redelivery() -> None:
+    with pytest.raises(AssertionError):
+        _examine(_CountsRedeliveries()).test_a_redelivered_contribution_changes_nothing()
+
+
+@dataclass(frozen=True, slots=True)
+class _SumsRows(FedAvg):
+    def finish(self, state: StrategyState, weights: Array) -> Finished:
+        done = FedAvg.finish(self, state, weights)
+        rows = sum(each.n_samples for each in state.held.values())
+        return Finished(done.state, done.weights * rows, done.included)
+
+
+def test_the_contract_fails_a_mean_that_is_not_divided_by_its_rows() -> None:
+    with pytest.raises(AssertionError):
+        _examine(_SumsRows()).test_scaling_the_rows_of_everybody_changes_nothing()
+    with pytest.raises(AssertionError):
+        _examine(_SumsRows()).test_one_participant_alone_is_its_local_fit()
+
+
+@dataclass(frozen=True, slots=True)
+class _Halves(FedAvg):
+    def weigh(self, contribution: Contribution) -> float:
+        return FedAvg.weigh(self, contribution) / (2 if contribution.staleness == 0 else 1)
+
+
+def test_the_contract_fails_a_staleness_that_halves_the_fresh_update() -> None:
+    with pytest.raises(AssertionError):
+        _examine(_Halves()).test_a_fresh_update_counts_in_full()
+    with pytest.raises(AssertionError, match="older update counts more"):
+        _examine(_Halves()).test_an_older_update_never_counts_more_and_always_counts()
+
+
+@dataclass(frozen=True, slots=True)
+class _Loses(FedAvg):
+    def finish(self, state: StrategyState, weights: Array) -> Finished:
+        done = FedAvg.finish(self, state, weights)
+        return Finished(done.state, done.weights, done.included[1:])
+
+
+def test_the_contract_fails_a_strategy_that_loses_somebody() -> None:
+    with pytest.raises(AssertionError, match="vanished"):
+        _examine(_Loses()).test_what_was_received_is_included_or_still_held()
+
+
+@dataclass(frozen=True, slots=True)
+class _Meddles(FedAvg):
+    def finish(self, state: StrategyState, weights: Array) -> Finished:
+        weights += 1.0
+        return FedAvg.finish(self, state, weights)
+
+
+def test_the_contract_fails_a_strategy_that_modifies_the_weights_it_was_given() -> None:
+    with pytest.raises(AssertionError):
+        _examine(_Meddles()).test_the_inputs_are_left_as_they_were()
+
+
+@dataclass(frozen=True, slots=True)
+class _Overshoots(FedBuff):
+    server_learning_rate: float = 3.0
+
+
+def test_the_contract_fails_a_mixture_that_goes_past_the_local_fit() -> None:
+    with pytest.raises(AssertionError, match="past the local fit"):
+        _examine(_Overshoots(), one_is_its_local_fit=False).test_one_participant_alone_is_its_local_fit()
+
+
+def test_the_contract_asks_for_a_strategy_and_for_the_weight_of_a_fresh_update() -> None:
+    with pytest.raises(NotImplementedError, match="make_strategy"):
+        StrategyContract().make_strategy()
+    contribution = Contribution("a", "a:i:1", 0, 0, 1.0, 1.0, {})
+    with pytest.raises(NotImplementedError, match="full_weight"):
+        StrategyContract().full_weight(contribution)

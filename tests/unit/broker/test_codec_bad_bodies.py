@@ -1,0 +1,258 @@
+"""Bodies that are no messages: each is refused in a sentence that shows nothing of it, and the next one is read."""
+
+from __future__ import annotations
+
+import random
+import struct
+import subprocess
+import sys
+from typing import Any
+
+import msgpack
+import pytest
+from golden.examples import DELTA, EVALUATION, FEATURES, GOODBYE, HEARTBEAT, HELLO, MODEL, RELEASED, plain
+
+from broker.codec import body_cap, decode, encode
+from broker.errors import MalformedMessage, RemoteMessageError
+from broker.messages import MAX_BODY_BYTES, Message, Sizes
+
+SIZES = Sizes(len(FEATURES))
+
+#: Planted where values stand: none of them may be in a sentence.
+CANARY = "canary-7731"
+CANARY_NUMBER = 773177317731.25
+CANARY_INT = 77317731
+
+NAN, INF = float("nan"), float("inf")
+
+
+def changed(message: Message, **changes: Any) -> bytes:
+    """Return the body of ``message`` with fields changed."""
+    body: bytes = msgpack.packb({**msgpack.unpackb(encode(message)), **changes})
+    return body
+
+
+def without(message: Message, name: str) -> bytes:
+    fields = msgpack.unpackb(encode(message))
+    del fields[name]
+    body: bytes = msgpack.packb(fields)
+    return body
+
+
+def spliced(message: Message, key: str, value: bytes) -> bytes:
+    """Return the body of ``message`` with these bytes where the value of its last field ``key`` stood."""
+    body = without(message, key)
+    assert body[0] < 0x8F or body[0] == 0xDE, "a fixmap that can take one more"
+    head = bytes([body[0] + 1]) if body[0] < 0x8F else struct.pack(">BH", 0xDE, int.from_bytes(body[1:3], "big") + 1)
+    return head + body[len(head) :] + msgpack.packb(key) + value
+
+
+def array(*numbers: float, dtype: Any = "<f8", layout: str = "<d", **more: Any) -> dict[str, Any]:
+    """Return an array as it travels."""
+    return {"dtype": dtype, "data": b"".join(struct.pack(layout, number) for number in numbers), **more}
+
+
+def delta(value: Any) -> bytes:
+    """Return an update whose only array is ``value``."""
+    return changed(DELTA, arrays={"delta": value})
+
+
+DELTA_BODY = encode(DELTA)
+
+BAD: dict[str, bytes] = {
+    "B01 empty": b"",
+    "B02 random bytes": random.Random(1).randbytes(200),
+    "B02 one small number": b"\x07",
+    "B02 nil": b"\xc0",
+    "B02 a list": msgpack.packb([CANARY]),
+    "B02 text": msgpack.packb(CANARY),
+    "B02 JSON": b'{"protocol": 1, "type": "Hello", "federation": "canary-7731"}',
+    "B02 reserved byte": b"\xc1",
+    "B02 bad UTF-8": spliced(HELLO, "federation", b"\xa4\xff\xfe\xff\xfe"),
+    "B03 one byte short": DELTA_BODY[:-1],
+    "B03 half": DELTA_BODY[: len(DELTA_BODY) // 2],
+    "B03 head only": DELTA_BODY[:1],
+    "B04 one byte more": DELTA_BODY + b"\x00",
+    "B04 twice": DELTA_BODY + DELTA_BODY,
+    "B05 lists in lists": b"\x91" * 100_000,
+    "B05 lists in lists, ended": b"\x91" * 100_000 + b"\xc0",
+    "B05 maps in maps": b"\x81\xa1a" * 100_000 + b"\xc0",
+    "B05 nesting that passes the library": spliced(HELLO, "features", b"\x91" * 400 + b"\xc0"),
+    "B07 list of 2^32": b"\xdd\xff\xff\xff\xff",
+    "B07 map of 2^32": b"\xdf\xff\xff\xff\xff",
+    "B07 text of 2^32": b"\xdb\xff\xff\xff\xff",
+    "B07 bytes of 2^32": b"\xc6\xff\xff\xff\xff",
+    "B07 ext of 2^32": b"\xc9\xff\xff\xff\xff\x01",
+    "B08 ext": spliced(HELLO, "federation", b"\xd4\x05\x00"),
+    "B08 ext without bytes": spliced(HELLO, "federation", b"\xc7\x00\x05"),
+    "B08 timestamp": spliced(HELLO, "federation", b"\xd6\xff\x00\x00\x00\x01"),
+    "B08 timestamp without bytes": spliced(HELLO, "federation", b"\xc7\x00\xff"),
+    "B09 key twice": b"\x82" + 2 * (msgpack.packb("protocol") + b"\x01"),
+    "B09 key twice inside": spliced(MODEL, "roster", b"\x82" + 2 * (msgpack.packb(CANARY) + b"\xc0")),
+    "B09 number for a key": b"\x81\x01\x01",
+    "B09 bytes for a key of a roster": spliced(
+        MODEL, "roster", b"\x81\xc4\x01h" + msgpack.packb(msgpack.unpackb(encode(MODEL))["roster"]["hospital-1"])
+    ),
+    "B10 unknown key": changed(HELLO, **{CANARY: CANARY}),
+    "B10 missing key": without(HELLO, "n_rows"),
+    "B10 no protocol": without(HELLO, "protocol"),
+    "B10 no schema": without(HELLO, "schema"),
+    "B10 no type": without(HELLO, "type"),
+    "B10 unknown type": changed(HELLO, type=CANARY),
+    "B10 type of no text": changed(HELLO, type=["Hello"]),
+    "B10 type of ours that is no message": changed(HELLO, type="Standing"),
+    "B10 unknown key inside": changed(MODEL, roster={"h": {"incarnation": "i", "settled": 1, CANARY: 1, "asked": ""}}),
+    "B11 protocol of a newer version": changed(HELLO, protocol=2),
+    "B11 protocol as text": changed(HELLO, protocol=CANARY),
+    "B11 protocol true": changed(HELLO, protocol=True),
+    "B11 protocol 1.0": changed(HELLO, protocol=1.0),
+    "B12 schema 0": changed(HELLO, schema=0),
+    "B12 schema true": changed(HELLO, schema=True),
+    "B12 schema 2^60": changed(HELLO, schema=2**60),
+    "B13 big-endian": delta(array(1, 2, 3, 4, dtype=">f8", layout=">d")),
+    "B13 float32": delta(array(1, 2, 3, 4, dtype="<f4", layout="<f")),
+    "B13 int64": delta(array(1, 2, 3, 4, dtype="<i8", layout="<q")),
+    "B13 object": delta(array(1, 2, 3, 4, dtype="|O")),
+    "B13 structured": delta(array(1, 2, 3, 4, dtype="f8,f8")),
+    "B13 dtype as bytes": delta(array(1, 2, 3, 4, dtype=b"<f8")),
+    "B13 dtype that is no word": delta(array(1, 2, 3, 4, dtype=[CANARY])),
+    "B13 float32 under our dtype": delta(array(1, 2, 3, layout="<f")),
+    "B14 too short": delta(array(1, 2, 3)),
+    "B14 too long": delta(array(1, 2, 3, 4, 5)),
+    "B14 no numbers": delta(array()),
+    "B14 half a number": delta({"dtype": "<f8", "data": b"\x00" * 33}),
+    "B14 with a shape": delta(array(1, 2, 3, 4, shape=[2**40, 2**40])),
+    "B14 a single number": delta(CANARY_NUMBER),
+    "B14 a list of numbers": delta([1.0, 2.0, 3.0, CANARY_NUMBER]),
+    "B14 text for bytes": delta({"dtype": "<f8", "data": CANARY + "x" * 21}),
+    "B14 nil": delta(None),
+    "B15 nan": delta(array(1, 2, NAN, 4)),
+    "B15 infinity": delta(array(1, 2, 3, INF)),
+    "B15 minus infinity": delta(array(-INF, 2, 3, 4)),
+    "B15 nan for a number": changed(DELTA, loss=NAN),
+    "B15 infinity for a number": changed(DELTA, n_samples=INF),
+    "B17 minus one": changed(HELLO, n_rows=-1),
+    "B17 2^63": changed(HELLO, n_rows=2**63),
+    "B17 over what a float holds": changed(HELLO, n_rows=2**53 + 1),
+    "B17 true": changed(HELLO, n_rows=True),
+    "B17 a float for an int": changed(HELLO, n_rows=CANARY_NUMBER),
+    "B17 text for an int": changed(HELLO, n_rows=CANARY),
+    "B17 an int for a float": changed(DELTA, n_samples=CANARY_INT),
+    "B17 true for a float": changed(DELTA, n_samples=True),
+    "an int for a boolean": changed(RELEASED, converged=1),
+    "nil for a boolean": changed(RELEASED, converged=None),
+    "nil for text": changed(HELLO, federation=None),
+    "bytes for text": changed(HELLO, federation=CANARY.encode()),
+    "text for a list": changed(HELLO, features=CANARY),
+    "a number in a list of text": changed(HELLO, features=["age", CANARY_INT]),
+    "a map for a list": changed(HELLO, features={CANARY: CANARY}),
+    "a list for a map": changed(MODEL, roster=[CANARY]),
+    "text for a record": changed(MODEL, roster={"h": CANARY}),
+    "a word that may not stand there": changed(HEARTBEAT, state=CANARY),
+    "no word at all": changed(HEARTBEAT, state=CANARY_INT),
+    "a list for a word": changed(HEARTBEAT, state=[CANARY]),
+    "an unknown kind of update": changed(DELTA, kind=CANARY),
+    "arrays of another kind": changed(DELTA, kind="moments"),
+    "an array more than its kind has": changed(DELTA, arrays={"delta": array(1, 2, 3, 4), CANARY: array(1)}),
+    "no arrays": changed(DELTA, arrays={}),
+    "a histogram of other bins": changed(
+        EVALUATION, train={**msgpack.unpackb(encode(EVALUATION))["train"], "positives": array(1, 2)}
+    ),
+    "B29 text longer than names are": changed(GOODBYE, participant=CANARY * 1000),
+}
+
+
+@pytest.mark.parametrize("body", BAD.values(), ids=BAD)
+def test_a_bad_body_is_a_malformed_message_and_the_next_one_is_read(body: bytes) -> None:
+    with pytest.raises(MalformedMessage) as raised:
+        decode(body, sizes=SIZES)
+    sentence = str(raised.value)
+    for planted in (CANARY, str(CANARY_NUMBER), str(CANARY_INT)):
+        assert planted not in sentence
+    assert len(sentence) < 200
+    assert isinstance(raised.value, RemoteMessageError)
+    assert raised.value.reason == "malformed"
+    assert plain(decode(DELTA_BODY, sizes=SIZES)) == plain(DELTA)
+
+
+@pytest.mark.parametrize("body", BAD.values(), ids=BAD)
+def test_the_error_carries_no_other_one_that_might_quote_the_bytes(body: bytes) -> None:
+    with pytest.raises(MalformedMessage) as raised:
+        decode(body, sizes=SIZES)
+    assert raised.value.__cause__ is None
+    assert raised.value.__suppress_context__ or raised.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (changed(HELLO, n_rows=-1), r"Hello.n_rows: no whole number from 0 to 2\^53"),
+        (changed(HELLO, features=["a", 1]), r"Hello.features\[1\]: not text"),
+        (delta(array(1, 2, NAN, 4)), r"ModelUpdate.arrays\[0\]: a number in it is not finite"),
+        (delta(array(1, 2, 3)), "ModelUpdate.arrays.delta: 3 numbers where 4 belong"),
+        (changed(MODEL, roster={"h": 1}), r"GlobalModel.roster\[0\]: not a map"),
+        (changed(MODEL, roster={"h": {}}), r"GlobalModel.roster\[0\]: 4 fields missing, 0 unknown"),
+        (changed(RELEASED, metrics=[]), "ReleasedModel.metrics: not a map"),
+        (changed(HEARTBEAT, state="asleep"), "Heartbeat.state: none of the words"),
+    ],
+)
+def test_a_refusal_names_the_place(body: bytes, sentence: str) -> None:
+    with pytest.raises(MalformedMessage, match=sentence):
+        decode(body, sizes=SIZES)
+
+
+def test_b18_a_body_over_the_cap_is_refused_before_it_is_looked_at() -> None:
+    cap = body_cap("update", SIZES)
+    with pytest.raises(MalformedMessage, match=f"{cap + 1} bytes; at most {cap} are read"):
+        decode(b"\xc1" * (cap + 1), max_bytes=cap)
+    with pytest.raises(MalformedMessage, match="at most 12582912"):
+        decode(bytes(MAX_BODY_BYTES + 1))
+
+
+def test_b29_names_with_dots_and_stars_are_only_text_here() -> None:
+    """Who may be called so is the admission's to say: the codec keeps them as they are."""
+    body = changed(HELLO, participant="a.*.#")
+    assert getattr(decode(body), "participant", None) == "a.*.#"
+
+
+_BOMBS = """
+import resource, sys, time
+from broker.codec import decode
+from broker.errors import MalformedMessage
+from broker.messages import MAX_BODY_BYTES
+
+def listed(n, item):
+    return b"\\xdd" + n.to_bytes(4, "big") + item * n
+
+room = MAX_BODY_BYTES - 100
+bombs = {
+    "empty maps": listed(room, b"\\x80"),
+    "empty lists": listed(room, b"\\x90"),
+    "empty maps in lists that are just short enough": b"\\xdc\\x00\\x2f" + listed(2**18 - 1, b"\\x80") * 47,
+    "maps of one in such lists": b"\\xdc\\x00\\x0b" + listed(2**18 - 1, b"\\x81\\xa0\\xc0") * 11,
+    "small maps, each key twice": b"\\xdf" + (room // 2).to_bytes(4, "big") + b"\\xa0\\x80" * (room // 2),
+    "declared lists in lists": (b"\\xdd" + (2**18).to_bytes(4, "big")) * 1000,
+    "declared lists of the body's length": (b"\\xdd" + room.to_bytes(4, "big")) * 1000 + b"\\xc0" * (room - 5000),
+    "declared maps in maps": (b"\\xde\\x40\\x00\\xa1a") * 1000,
+}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for name, body in bombs.items():
+    assert len(body) <= MAX_BODY_BYTES, name
+    began = time.perf_counter()
+    try:
+        decode(body)
+    except MalformedMessage:
+        pass
+    else:
+        sys.exit(f"{name}: not refused")
+    seconds = time.perf_counter() - began
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    if seconds > 3 or grown > 300:
+        sys.exit(f"{name}: {seconds:.1f} s, {grown} MiB")
+"""
+
+
+def test_b06_b07_bombs_cost_neither_much_time_nor_much_memory() -> None:
+    """Without limits, 12 MiB of empty maps take 930 MB and five seconds, in which no heartbeat is sent."""
+    ended = subprocess.run([sys.executable, "-c", _BOMBS], capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -1,0 +1,73 @@
+"""The messages themselves: frozen, and what follows from their sizes and numbers."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+import pytest
+from golden.examples import DELTA, EVALUATION, EXAMPLES, HELLO
+
+from broker import messages
+from broker.messages import N_BINS, UPDATE_ARRAYS, Message, Sizes, contribution_id
+from logistic import evaluation
+
+RECORDS = [kind for kind in vars(messages).values() if isinstance(kind, type) and is_dataclass(kind)]
+
+
+@pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.__name__)
+def test_every_record_is_frozen_and_has_slots(kind: Any) -> None:
+    assert kind.__dataclass_params__.frozen
+    assert hasattr(kind, "__slots__")
+
+
+def test_a_message_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        HELLO.n_rows = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.__name__)
+def test_every_array_says_how_long_it_is(kind: type) -> None:
+    hints = get_type_hints(kind)
+    for item in fields(kind):
+        if hints[item.name] == messages.Array:
+            assert Sizes(3).of(item.metadata["size"]) > 0
+
+
+def test_the_kinds_of_messages_are_told_apart_by_name() -> None:
+    names = [kind.__name__ for kind in get_args(Message)]
+    assert len(set(names)) == len(names) == 8
+    assert {type(example).__name__ for example in EXAMPLES.values()} == set(names)
+
+
+def test_sizes_follow_from_the_number_of_features() -> None:
+    sizes = Sizes(13)
+    assert (sizes.of("features"), sizes.of("parameters"), sizes.of("bins")) == (13, 14, N_BINS)
+
+
+def test_a_size_nobody_has_named_is_a_mistake_of_ours() -> None:
+    with pytest.raises(KeyError):
+        Sizes(13).of("rows")
+
+
+def test_the_arrays_of_every_kind_of_update_have_a_known_size() -> None:
+    for arrays in UPDATE_ARRAYS.values():
+        for size in arrays.values():
+            assert Sizes(2).of(size) in {2, 3}
+
+
+def test_both_sides_of_the_histograms_count_the_same_bins() -> None:
+    assert evaluation.N_BINS == N_BINS
+
+
+def test_a_contribution_is_known_by_participant_incarnation_and_number() -> None:
+    assert contribution_id(DELTA) == "hospital-1:00c0ffee00c0ffee:13"
+    assert contribution_id(EVALUATION) == "hospital-1:00c0ffee00c0ffee:14"
+
+
+def test_a_resend_has_the_id_of_the_first_and_a_new_one_has_not() -> None:
+    again = replace(DELTA, arrays={"delta": np.zeros(4)})
+    assert contribution_id(again) == contribution_id(DELTA)
+    others = [replace(DELTA, sequence=14), replace(DELTA, incarnation="x"), replace(DELTA, participant="y")]
+    assert contribution_id(DELTA) not in {contribution_id(other) for other in others}

@@ -1,0 +1,287 @@
+"""What the RabbitMQ transport decides before, and without, a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from aio_pika import exceptions as amqp
+
+from broker import rabbitmq
+from broker.errors import (
+    CredentialsRefused,
+    MessageTooLarge,
+    NotDeclared,
+    TopologyRefused,
+    TransportError,
+    TransportUnavailable,
+    Unroutable,
+)
+from broker.rabbitmq import RabbitMQTransport
+from broker.testing import letter
+from broker.topology import Queue
+from broker.transport import MAX_BODY_BYTES
+from broker.url import TLSSettings, parse_url
+
+URL = "amqp://alice:secret@broker.example/v"
+CERTIFICATE = TLSSettings(cert_file=Path("client.pem"))
+
+
+def test_a_queue_says_what_it_is_and_nothing_else() -> None:
+    assert rabbitmq._arguments(Queue("q", kind="classic")) == {"x-queue-type": "classic", "x-overflow": "drop-head"}
+
+
+def test_everything_that_a_queue_promises_is_asked_of_the_broker() -> None:
+    queue = Queue(
+        "q",
+        max_length=5,
+        max_bytes=1000,
+        overflow="reject-publish",
+        ttl_seconds=1.5,
+        single_active_consumer=True,
+        dead_letter_exchange="dead",
+    )
+    assert rabbitmq._arguments(queue) == {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": rabbitmq.DELIVERY_LIMIT,
+        "x-max-length": 5,
+        "x-max-length-bytes": 1000,
+        "x-overflow": "reject-publish",
+        "x-message-ttl": 1500,
+        "x-single-active-consumer": True,
+        "x-dead-letter-exchange": "dead",
+    }
+
+
+def test_the_user_is_the_login() -> None:
+    transport = RabbitMQTransport([URL, URL.replace("broker", "other")])
+    assert transport.user == "alice"
+    assert "alice" in repr(transport)
+    assert "secret" not in repr(transport)
+    assert not transport.connected
+
+
+def test_a_certificate_may_stand_for_a_user_who_is_named() -> None:
+    assert RabbitMQTransport(["amqps://broker.example"], user="h1", tls=CERTIFICATE).user == "h1"
+    assert RabbitMQTransport(["amqps://h2@broker.example"], tls=CERTIFICATE).user == "h2"
+
+
+@pytest.mark.parametrize(
+    ("urls", "settings", "complaint"),
+    [
+        ([], {}, "no URL"),
+        (["amqp://broker.example"], {}, "neither password nor certificate"),
+        (["amqp://alice@broker.example"], {}, "neither password nor certificate"),
+        ([URL], {"user": "bob"}, "alice, bob"),
+        ([URL, URL.replace("alice", "bob")], {}, "alice, bob"),
+        ([URL], {"tls": CERTIFICATE}, "begins with amqp://"),
+        (["amqps://broker.example"], {"tls": CERTIFICATE}, "client.pem"),
+        (["http://alice:secret@broker.example"], {}, "begins with amqp://"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(
+    urls: list[str], settings: dict[str, str], complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint) as caught:
+        RabbitMQTransport(urls, **settings)  # type: ignore[arg-type]
+    assert "secret" not in repr(caught.value)
+
+
+async def test_before_it_is_entered_there_is_no_connection() -> None:
+    transport = RabbitMQTransport([URL])
+    for call in (transport.publish(letter(1)), transport.consume("q", prefetch=1)):
+        with pytest.raises(TransportUnavailable):
+            await call
+
+
+async def test_what_can_never_work_is_refused_first() -> None:
+    transport = RabbitMQTransport([URL])
+    with pytest.raises(MessageTooLarge):
+        await transport.publish(letter(1, body=bytes(MAX_BODY_BYTES + 1)))
+    with pytest.raises(ValueError, match="at least one"):
+        await transport.consume("q", prefetch=0)
+
+
+def why(error: BaseException, cause: BaseException | None = None) -> TransportError:
+    error.__cause__ = cause
+    return rabbitmq._why_no_connection(error, parse_url(URL), "alice")
+
+
+def untrusted() -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_message = "self-signed certificate"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("refusal", "says"),
+    [
+        (why(amqp.ProbableAuthenticationError("ACCESS_REFUSED")), "login of alice"),
+        (why(amqp.AuthenticationError("PLAIN", ["EXTERNAL"])), "login of alice"),
+        (why(amqp.InvalidFrameError("Expected one of ['Connection.OpenOk'], got ...")), "vhost v"),
+        (why(amqp.AMQPConnectionError(), untrusted()), "self-signed"),
+        (why(amqp.AMQPConnectionError(), ssl.SSLError(1, "tlsv13 alert certificate required")), "our certificate"),
+        (why(ssl.SSLError(1, "tlsv1 alert unknown ca")), "our certificate"),
+        (why(amqp.AMQPConnectionError(), ssl.SSLError("TLSV1_ALERT_UNKNOWN_CA")), "our certificate"),
+    ],
+)
+def test_a_refusal_says_who_and_where(refusal: TransportError, says: str) -> None:
+    assert isinstance(refusal, CredentialsRefused)
+    assert says in str(refusal)
+    assert "broker.example:5672" in str(refusal)
+    assert "secret" not in str(refusal)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        why(amqp.AMQPConnectionError(111, "Connect call failed")),
+        why(amqp.InvalidFrameError("Expected Connection.Start")),
+        why(TimeoutError()),
+        why(amqp.AMQPConnectionError(), ssl.SSLError(1, "wrong version number")),
+    ],
+)
+def test_everything_else_may_be_mended_by_waiting(failure: TransportError) -> None:
+    assert isinstance(failure, TransportUnavailable)
+    assert "cannot reach the broker at broker.example:5672" in str(failure)
+
+
+@pytest.mark.parametrize(
+    ("raised", "ours"),
+    [
+        (amqp.ChannelNotFoundEntity("NOT_FOUND - no queue 'q'"), NotDeclared),
+        (amqp.ChannelPreconditionFailed("PRECONDITION_FAILED - inequivalent arg"), TopologyRefused),
+        (rabbitmq.ChannelAccessRefused("ACCESS_REFUSED"), TopologyRefused),
+        (rabbitmq.ChannelLockedResource("RESOURCE_LOCKED"), TopologyRefused),
+        (amqp.ChannelClosed(None, None), TransportUnavailable),
+        (amqp.ChannelInvalidStateError("closed"), TransportUnavailable),
+        (amqp.ConnectionClosed(320, "CONNECTION_FORCED"), TransportUnavailable),
+        (ConnectionResetError(104, "reset"), TransportUnavailable),
+        (TimeoutError(), TransportUnavailable),
+        (struct.error("unpack"), TransportUnavailable),
+        (Unroutable("ours already"), Unroutable),
+    ],
+)
+def test_every_error_of_the_client_becomes_one_of_ours(raised: Exception, ours: type[TransportError]) -> None:
+    with pytest.raises(ours), rabbitmq._in_our_words():
+        raise raised
+
+
+async def test_a_cancellation_that_nobody_asked_for_is_a_lost_connection() -> None:
+    with pytest.raises(TransportUnavailable), rabbitmq._in_our_words():
+        raise asyncio.CancelledError
+
+
+async def test_a_cancellation_that_somebody_asked_for_stays_one() -> None:
+    async def wait() -> None:
+        with rabbitmq._in_our_words():
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (None, "closed without a reason"),
+        (TimeoutError(), "no answer in time"),
+        (asyncio.CancelledError(), "no heartbeat"),
+        (amqp.ConnectionClosed(320, "CONNECTION_FORCED - closed"), "CONNECTION_FORCED - closed"),
+        (OSError(111, "Connect call failed"), "Connect call failed"),
+    ],
+)
+def test_what_the_broker_or_the_system_said_is_passed_on(error: BaseException | None, said: str) -> None:
+    assert rabbitmq._said(error) == said
+
+
+class Lossy:
+    """Stands for a link that can be lost."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+
+    def lose(self, reason: str) -> None:
+        self.reason = reason
+
+
+def subscription(link: Lossy, *unsettled: int) -> rabbitmq._Subscription:
+    made = rabbitmq._Subscription(link, None, None, None)  # type: ignore[arg-type]
+    made._unsettled.update(unsettled)
+    return made
+
+
+async def test_a_settlement_on_a_dead_channel_is_dropped_and_not_tried_again() -> None:
+    async def send() -> None:
+        raise amqp.ChannelInvalidStateError("closed")
+
+    link = Lossy()
+    dead = subscription(link, 1, 2, 3)
+    await dead.settle(2, send, multiple=True)
+    assert (dead._unsettled, link.reason) == ({3}, "")
+
+
+async def test_a_settlement_that_nobody_reads_gives_the_link_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rabbitmq, "ANSWER_SECONDS", 0.001)
+    link = Lossy()
+    await subscription(link, 1).settle(1, asyncio.Event().wait)  # type: ignore[arg-type]
+    assert "could not be sent" in link.reason
+
+
+async def test_a_settlement_that_was_cancelled_can_be_sent_later() -> None:
+    sent: list[int] = []
+    alive = subscription(Lossy(), 1, 2)
+    settling = asyncio.create_task(alive.settle(2, asyncio.Event().wait, multiple=True))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    settling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await settling
+
+    async def send() -> None:
+        sent.append(1)
+
+    await alive.settle(1, send)
+    await alive.settle(1, send)
+    assert (sent, alive._unsettled) == ([1], {2})
+
+
+async def test_a_listener_that_fails_stops_nothing() -> None:
+    def listen(_: object) -> None:
+        raise ZeroDivisionError
+
+    reported: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    RabbitMQTransport([URL], on_event=listen)._tell("lost", "gone")
+    assert isinstance(reported[0]["exception"], ZeroDivisionError)
+
+
+async def test_a_supervisor_that_dies_of_a_mistake_is_reported() -> None:
+    async def work() -> None:
+        raise ZeroDivisionError
+
+    reported: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    await asyncio.wait([rabbitmq._keep_going(work(), "connection of alice")])
+    await asyncio.sleep(0)
+    assert "connection of alice" in str(reported[0]["message"])
+    assert isinstance(reported[0]["exception"], ZeroDivisionError)
+
+
+def test_the_clients_own_log_lines_are_not_wanted() -> None:
+    # Told in one sentence by on_event; theirs come with tracebacks, and at debug level with bodies.
+    for name in ("aio_pika.connection", "aiormq.connection"):
+        assert not logging.getLogger(name).isEnabledFor(logging.ERROR)
+
+
+def test_the_memory_broker_does_without_the_client_of_the_real_one() -> None:
+    code = "import sys, broker.memory, broker.retry, broker.url; sys.exit('aio_pika' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

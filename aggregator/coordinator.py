@@ -51,6 +51,7 @@ from aggregator.events import (
     HeartbeatArrived,
     HelloArrived,
     Include,
+    Made,
     Observe,
     Record,
     Reject,
@@ -167,7 +168,7 @@ def _start_if_enough(state: State, at: float) -> Step:
     state = replace(_with_plan(state, plan), members=members, weights=weights, strategy_state=started)
     needs_moments = rules.standardise or rules.choose_learning_rate
     state, actions = _enter(state, "moments" if needs_moments else "training", at, plan_changed=True)
-    return state, [*barred, *actions]
+    return state, [*barred, Made(state.progress.version, weights), *actions]
 
 
 # --- contributions --------------------------------------------------------------------------
@@ -271,6 +272,7 @@ def _next_version(state: State, at: float) -> Step:
     members = {**state.members}
     for name in finished.included:
         members[name] = _included(members[name], held[name])
+    made = Made(version, finished.weights)
     loss = convergence.federated_loss(
         (member for member in members.values() if not member.barred), _plan(state).l2, finished.weights
     )
@@ -294,9 +296,9 @@ def _next_version(state: State, at: float) -> Step:
         version_since=at,
     )
     if convergence.is_over(progress, rules):
-        return _then((state, [*included, observed]), lambda after: _enter(after, "verifying", at))
+        return _then((state, [*included, made, observed]), lambda after: _enter(after, "verifying", at))
     state, sent = _announce(state, EVERYBODY)
-    return state, [*included, observed, *sent]
+    return state, [*included, made, observed, *sent]
 
 
 def _late(state: State, version: int, included: set[str]) -> set[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from aggregator.admission import Verdict
-from broker.messages import Evaluation, GlobalModel, Goodbye, Heartbeat, Hello, ModelUpdate, Plan, ReleasedModel
+from broker.messages import Array, Evaluation, GlobalModel, Goodbye, Heartbeat, Hello, ModelUpdate, Plan, ReleasedModel
 
 #: Addressee of what is meant for every participant.
 EVERYBODY = "all"
@@ -83,6 +83,14 @@ class Include:
     weight: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """Write down that there is a version, and its hash: also of one that a newer one follows in the same step."""
+
+    version: int
+    weights: Array
+
+
 @dataclass(frozen=True, slots=True)
 class Send:
     """Publish to one participant or to everybody; of models only the newest need arrive."""
@@ -113,4 +121,4 @@ class Observe:
     fields: Mapping[str, Any]
 
 
-Action = Record | Include | Send | Release | Reject | Observe
+Action = Record | Include | Made | Send | Release | Reject | Observe

@@ -25,6 +25,7 @@ from aggregator.events import (
     HeartbeatArrived,
     HelloArrived,
     Include,
+    Made,
     Observe,
     Record,
     Reject,
@@ -38,7 +39,7 @@ from aggregator.state import Rules, State, changes, from_cells, pack_cell
 from aggregator.store import Commit, ReleasedBody, Store
 from broker import codec
 from broker.errors import ForgedMessage, MalformedMessage, RemoteMessageError
-from broker.messages import Evaluation, Goodbye, Heartbeat, Hello, ModelUpdate, Plan, Sizes
+from broker.messages import Array, Evaluation, Goodbye, Heartbeat, Hello, ModelUpdate, Plan, Sizes
 from broker.topology import (
     MODELS,
     RELEASED,
@@ -217,7 +218,7 @@ class AggregatorService:
             cells={key: None if value is None else pack_cell(value) for key, value in changed.items()},
             records=_of_type(actions, Record),
             includes=_of_type(actions, Include),
-            version_hashes=_version_hash(after) if "weights" in changed else {},
+            version_hashes={made.version: _hash(made.weights) for made in _of_type(actions, Made)},
             releases=tuple(
                 ReleasedBody(action.model.version, action.model.epoch, codec.encode(action.model))
                 for action in _of_type(actions, Release)
@@ -338,6 +339,5 @@ def _of_type(actions: Sequence[Action], kind: type[T]) -> tuple[T, ...]:
     return tuple(action for action in actions if isinstance(action, kind))
 
 
-def _version_hash(state: State) -> dict[int, str]:
-    assert state.weights is not None, "the cell has just changed"
-    return {state.progress.version: sha256(state.weights.tobytes()).hexdigest()}
+def _hash(weights: Array) -> str:
+    return sha256(weights.tobytes()).hexdigest()

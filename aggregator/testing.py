@@ -242,9 +242,7 @@ def _packed(state: StrategyState) -> dict[str, bytes]:
 
 def _unpacked(packed: dict[str, bytes]) -> StrategyState:
     held = {key[5:]: codec.unpack(Contribution, body) for key, body in packed.items() if key.startswith("held/")}
-    shared = {
-        key[7:]: codec.unpack(Vector, body).values for key, body in packed.items() if key.startswith("shared/")
-    }
+    shared = {key[7:]: codec.unpack(Vector, body).values for key, body in packed.items() if key.startswith("shared/")}
     return StrategyState(held, shared)
 
 

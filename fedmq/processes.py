@@ -23,8 +23,8 @@ from broker.codec import decode
 from broker.errors import RemoteMessageError
 from broker.messages import GlobalModel, ReleasedModel
 from broker.settings import ServiceSettings
-from broker.topology import MODELS, Binding, Queue, Topology, aggregator_topology, released_queue, routing_key
-from broker.transport import Consumer, Transport
+from broker.topology import MODELS, RELEASED, Binding, Queue, Topology, aggregator_topology, released_key, routing_key
+from broker.transport import Consumer
 from fedmq.errors import WRONG_INPUT, ProcessFailed
 from fedmq.services import rabbitmq_transport
 from fedmq.sites import Site
@@ -85,8 +85,9 @@ async def train_over_broker(
         }
         # Declared here first, so that no process has to wait for another.
         await transport.declare(aggregator_topology(federation, expires_seconds=EXPIRY_SECONDS))
-        released = await transport.consume(released_queue(federation), prefetch=1)
-        models = await _progress_consumer(transport, federation)
+        await transport.declare(_watching(federation))
+        released = await transport.consume(_release_queue(federation), prefetch=1)
+        models = await transport.consume(_progress_queue(federation), prefetch=1)
         aggregator = settings.model_copy(update={**common, "senders": "shared", "exit_after_release": True})
         services: dict[str, tuple[str, ServiceSettings]] = {"aggregator": ("aggregator", aggregator)}
         for site in sites:
@@ -118,16 +119,24 @@ async def train_over_broker(
         return model
 
 
-async def _progress_consumer(transport: Transport, federation: str) -> Consumer:
-    queue = Queue(
-        f"fedmq.{federation}.progress",
-        bindings=(Binding(MODELS, routing_key(federation, "model", "all")),),
-        kind="classic",
-        max_length=1,
-        expires_seconds=EXPIRY_SECONDS,
+def _watching(federation: str) -> Topology:
+    """Queues of the command itself: models to show progress by, and the release, for which the archive is not emptied."""
+    progress = Binding(MODELS, routing_key(federation, "model", "all"))
+    release = Binding(RELEASED, released_key(federation))
+    return Topology(
+        queues=(
+            Queue(_progress_queue(federation), (progress,), "classic", max_length=1, expires_seconds=EXPIRY_SECONDS),
+            Queue(_release_queue(federation), (release,), expires_seconds=EXPIRY_SECONDS),
+        )
     )
-    await transport.declare(Topology(queues=(queue,)))
-    return await transport.consume(queue.name, prefetch=1)
+
+
+def _progress_queue(federation: str) -> str:
+    return f"fedmq.{federation}.train.progress"
+
+
+def _release_queue(federation: str) -> str:
+    return f"fedmq.{federation}.train.released"
 
 
 async def _first_release(consumer: Consumer, federation: str) -> ReleasedModel:

@@ -8,7 +8,6 @@ hinge); Nguyen et al., AISTATS 2022, section 5 uses the polynomial with exponent
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Protocol
 

@@ -1,0 +1,46 @@
+"""A downstream system: wait for the next released model, and score the rows of a CSV file with it.
+
+It knows nothing of fedmq: any AMQP client and any msgpack decoder will do.
+
+    python score_released.py amqp://user:password@host/ patients.csv
+"""
+
+import asyncio
+import csv
+import math
+import sys
+
+import aio_pika
+import msgpack
+
+
+async def next_model(url: str, queue_name: str = "downstream.scores") -> dict:
+    """Return the next model that is released, by a durable queue of our own: it waits for us when we are away."""
+    connection = await aio_pika.connect(url)
+    async with connection:
+        channel = await connection.channel()
+        exchange = await channel.declare_exchange("fedmq.released", "topic", durable=True)
+        queue = await channel.declare_queue(queue_name, durable=True)
+        await queue.bind(exchange, "#")
+        print("waiting for a model", file=sys.stderr, flush=True)
+        async with queue.iterator() as messages:
+            message = await anext(messages)
+            await message.ack()
+            return msgpack.unpackb(message.body)
+
+
+def score(model: dict, row: dict) -> float:
+    """Return the probability of class 1 for one row: values by column name, on their original scale."""
+    margin = model["intercept_coefficient"]["estimate"]
+    for coefficient in model["coefficients"]:
+        margin += coefficient["estimate"] * float(row[coefficient["name"]])
+    return 1.0 / (1.0 + math.exp(-margin))
+
+
+if __name__ == "__main__":
+    url, path = sys.argv[1:]
+    released = asyncio.run(next_model(url))
+    print(f"model of {released['federation']}, version {released['version']}", file=sys.stderr)
+    with open(path, newline="") as file:
+        for row in csv.DictReader(file):
+            print(f"{score(released, row):.6f}")

@@ -1,0 +1,250 @@
+"""The folder of a model: its document as documented, written whole or not at all."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from golden.examples import RELEASED
+
+from fedmq import model_file
+from fedmq.errors import CommandError
+from fedmq.model_file import check_out, document, write_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NEWER = replace(RELEASED, version=43)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Name a folder for a model that is not there yet."""
+    return tmp_path / "model"
+
+
+def version_in(folder: Path) -> int:
+    """Read the version of the model in ``folder``, and check that there is nothing beside it."""
+    assert [entry.name for entry in folder.iterdir()] == ["model.json"]
+    version: int = json.loads((folder / "model.json").read_text())["version"]
+    return version
+
+
+def keys(value: Any) -> Any:
+    """Return the keys of ``value``, all the way down; of a list those of its first entry."""
+    if isinstance(value, dict):
+        return {key: keys(inner) for key, inner in value.items()}
+    return [keys(value[0])] if isinstance(value, list) and isinstance(value[0], dict) else None
+
+
+# --- the document ---------------------------------------------------------------------------------------
+
+METRICS = dict.fromkeys(("n", "log_loss", "brier", "accuracy", "auc"))
+
+
+def test_the_document_has_the_keys_that_are_documented(out: Path) -> None:
+    assert keys(json.loads(write_model(out, RELEASED).read_text())) == {
+        "format": None,
+        "features": None,
+        "classes": None,
+        "standardisation": {"mean": None, "scale": None},
+        "weights": None,
+        "intercept": None,
+        "coefficients": [{"name": None, "estimate": None}],
+        "intercept_coefficient": {"name": None, "estimate": None},
+        "objective": {"l2": None, "value": None},
+        "n_samples": None,
+        "participants": [
+            {"name": None, "n_samples": None, "updates_included": None, "last_base_version": None},
+        ],
+        "version": None,
+        "strategy": None,
+        "converged": None,
+        "metrics": {"train": METRICS, "test": METRICS, "test_by_site": {"hospital-1": METRICS}},
+        "federation": None,
+        "epoch": None,
+    }
+
+
+def test_the_document_says_what_the_model_does(out: Path) -> None:
+    found = json.loads(write_model(out, RELEASED).read_text(encoding="utf-8"))
+    assert found["format"] == 1
+    assert found["features"] == ["age", "Größe", "bmi"]
+    assert found["classes"] == [0, 1]
+    assert found["weights"] == list(RELEASED.weights), "to the last bit"
+    assert [each["name"] for each in found["coefficients"]] == found["features"], "a row for each feature"
+    assert found["participants"][1] == {
+        "name": "hospital-2",
+        "n_samples": 80,
+        "updates_included": 9,
+        "last_base_version": 33,
+    }
+    assert found["metrics"]["test_by_site"]["hospital-1"]["auc"] is None
+    assert found["converged"] is True
+
+
+def test_names_are_written_as_letters_not_as_escapes(out: Path) -> None:
+    assert "Größe" in write_model(out, RELEASED).read_text(encoding="utf-8")
+
+
+def test_without_test_rows_there_are_no_metrics_of_them() -> None:
+    metrics = replace(RELEASED.metrics, test=None, test_by_site={})
+    assert document(replace(RELEASED, metrics=metrics))["metrics"]["test"] is None
+
+
+# --- the folder -----------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_made_with_the_ones_above_it(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "a" / "b" / "model", RELEASED)
+    assert path == tmp_path / "a" / "b" / "model" / "model.json"
+    assert version_in(path.parent) == 42
+    assert sorted(entry.name for entry in path.parents[1].iterdir()) == ["model"], "nothing is left behind"
+
+
+def test_others_may_read_the_folder(out: Path) -> None:
+    write_model(out, RELEASED)
+    assert out.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_name_relative_to_the_current_folder_is_written_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(type(tmp_path)("model"), RELEASED)
+    assert version_in(tmp_path / "model") == 42
+
+
+class _SystemWithoutExchange:
+    """A C library that cannot let two folders change names."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+
+class _FileSystemWithoutExchange:
+    """A C library that could, on another file system."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def renameat2(self, *_: object) -> int:
+        return -1
+
+
+@pytest.mark.parametrize("library", [ctypes.CDLL, _SystemWithoutExchange, _FileSystemWithoutExchange])
+def test_a_folder_that_we_wrote_is_replaced_and_nothing_is_left_behind(
+    out: Path, monkeypatch: pytest.MonkeyPatch, library: type
+) -> None:
+    monkeypatch.setattr(model_file.ctypes, "CDLL", library)
+    write_model(out, RELEASED)
+    write_model(out, NEWER)
+    assert version_in(out) == 43
+    assert [entry.name for entry in out.parent.iterdir()] == ["model"]
+
+
+def test_who_reads_while_it_is_replaced_sees_the_old_or_the_new_one(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old document is untouched until the new one is complete and on the disk."""
+    write_model(out, RELEASED)
+    seen = []
+    sync = model_file._sync
+    monkeypatch.setattr(model_file, "_sync", lambda folder: (seen.append(version_in(out)), sync(folder)))
+    write_model(out, NEWER)
+    assert seen == [42, 43]
+
+
+def test_an_empty_folder_is_used(out: Path) -> None:
+    out.mkdir()
+    write_model(out, RELEASED)
+    assert version_in(out) == 42
+
+
+def test_a_link_to_a_folder_stays_a_link_and_what_it_points_to_is_replaced(tmp_path: Path, out: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    real = tmp_path / "elsewhere" / "real"
+    write_model(real, RELEASED)
+    out.symlink_to(real)
+    write_model(out, NEWER)
+    assert out.is_symlink()
+    assert version_in(real) == 43
+    assert [entry.name for entry in real.parent.iterdir()] == ["real"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["elsewhere", "model"]
+
+
+@pytest.mark.parametrize("existed", [False, True])
+@pytest.mark.parametrize("broken", ["_write_durably", "_sync"])
+def test_when_writing_fails_nothing_is_left_behind_and_the_old_model_stays(
+    out: Path, monkeypatch: pytest.MonkeyPatch, broken: str, *, existed: bool
+) -> None:
+    if existed:
+        write_model(out, RELEASED)
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(model_file, broken, fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_model(out, NEWER)
+    assert [entry.name for entry in out.parent.iterdir()] == (["model"] if existed else [])
+    assert not existed or version_in(out) == 42
+
+
+def test_a_number_that_json_does_not_have_is_not_written(out: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_model(out, replace(RELEASED, intercept=float("nan")))
+    assert list(out.parent.iterdir()) == []
+
+
+# --- where it cannot be written --------------------------------------------------------------------------
+
+
+def test_a_folder_with_something_of_somebody_else_is_refused_and_stays(out: Path) -> None:
+    write_model(out, RELEASED)
+    (out / "thesis.tex").write_text("years of work")
+    for attempt in (check_out, lambda folder: write_model(folder, NEWER)):
+        with pytest.raises(CommandError, match=r"holds 'thesis\.tex', which fedmq did not write: name another folder"):
+            attempt(out)
+    assert sorted(entry.name for entry in out.iterdir()) == ["model.json", "thesis.tex"]
+    assert json.loads((out / "model.json").read_text())["version"] == 42
+
+
+def test_a_file_in_place_of_the_folder_is_refused(out: Path) -> None:
+    out.write_text("not a folder")
+    with pytest.raises(CommandError, match="is not a folder: name another one for the model"):
+        check_out(out)
+
+
+def test_a_link_to_nowhere_is_refused(out: Path) -> None:
+    out.symlink_to(out.parent / "nowhere")
+    with pytest.raises(CommandError, match="is not a folder"):
+        check_out(out)
+
+
+def test_a_parent_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CommandError, match="cannot be made: .*file cannot be written to"):
+        check_out(tmp_path / "file" / "model")
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_parent_that_cannot_be_written_to_is_told_before_any_work_is_done(
+    out: Path, monkeypatch: pytest.MonkeyPatch, *, existed: bool
+) -> None:
+    if existed:
+        write_model(out, RELEASED)
+    asked = []
+    # Root may write anywhere: the answer is planted.
+    monkeypatch.setattr(os, "access", lambda path, mode: asked.append((path, mode)))
+    with pytest.raises(CommandError, match=f"{out} cannot be made: {out.parent} cannot be written to"):
+        check_out(out)
+    assert asked == [(out.parent, os.W_OK)]
+
+
+def test_looking_whether_it_can_be_written_changes_nothing(out: Path) -> None:
+    check_out(out)
+    check_out(out / "deeper" / "still")
+    assert list(out.parent.iterdir()) == []

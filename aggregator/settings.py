@@ -46,7 +46,7 @@ class AggregatorSettings(ServiceSettings):
     )
     batch_size: int | None = Field(None, ge=1, description="Rows in a step of gradient descent; all by default.")
     tolerance: float = Field(1e-4, ge=0, description="Relative fall of the loss that counts as progress.")
-    patience: int = Field(25, ge=1, description="Versions without progress after which training stops.")
+    patience: int = Field(50, ge=1, description="Versions without progress after which training stops.")
     max_versions: int = Field(500, ge=1, description="Versions after which it stops at the latest.")
     max_staleness: int = Field(100, ge=0, description="Versions; updates from older models are refused.")
     sweep_seconds: float = Field(60.0, gt=0, description="How long the last evaluation waits for everybody.")

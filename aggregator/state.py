@@ -46,7 +46,7 @@ class Rules:
     standardise: bool = True
     seed: int = 0
     tolerance: float = 1e-4
-    patience: int = 25
+    patience: int = 50
     max_versions: int = 500
     max_staleness: int = 100
     max_norm: float = 1e9
@@ -192,7 +192,8 @@ def from_cells(rules: Rules, packed: Mapping[str, bytes]) -> State:
     plan = codec.unpack(Plan, packed["plan"]) if "plan" in packed else None
     return State(
         rules=rules,
-        progress=codec.unpack(Progress, packed["progress"]),
+        # The first commits of a federation, while it enrols, do not change it: it is in none of them.
+        progress=codec.unpack(Progress, packed["progress"]) if "progress" in packed else Progress(),
         members=many["member"],
         plan=plan,
         plan_hash="" if plan is None else codec.plan_hash(plan),

@@ -14,9 +14,7 @@ a publication    the broker's answer                returns or raises
 ===============  =================================  ==================================================
 
 aio-pika's own robust connection is not used: it knows one URL, no jitter, and retries a wrong password
-for ever without a word. Its errors do not leave this module, and neither do two surprises: a publication
-whose connection dies of missing heartbeats ends in `CancelledError` though nobody cancelled it, and a
-settlement on a full write queue of a dead connection never returns.
+for ever without a word. Its errors do not leave this module (`_in_our_words`).
 """
 
 # ruff: noqa: SLF001 - these classes are the parts of one mechanism; the underscore keeps others out.
@@ -762,7 +760,32 @@ class RabbitMQDelivery:
 
 @contextmanager
 def _in_our_words() -> Iterator[None]:
-    """Turn whatever the client raises into one of our errors."""
+    """Turn whatever the client raises into one of our errors, and leave cancelling to those who cancel.
+
+    The client confuses the two. It ends its futures in `CancelledError` when a connection dies of
+    missing heartbeats: the caller's task would end in silence. And where a connection dies while the
+    caller is being cancelled, it raises the connection's error, or nothing: the caller would go on.
+    """
+    task = asyncio.current_task()
+    assert task is not None, "a transport is used inside tasks"
+    before = task.cancelling()
+    try:
+        with _errors_in_our_words():
+            yield
+    except asyncio.CancelledError:
+        if task.cancelling() > before:
+            raise
+        raise TransportUnavailable("the connection to the broker died") from None
+    except TransportError:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError from None
+        raise
+    if task.cancelling() > before:
+        raise asyncio.CancelledError
+
+
+@contextmanager
+def _errors_in_our_words() -> Iterator[None]:
     try:
         yield
     except TransportError:
@@ -773,13 +796,6 @@ def _in_our_words() -> Iterator[None]:
         raise TopologyRefused(f"the broker does not allow this: {_said(error)}") from error
     except _FAILURES as error:
         raise TransportUnavailable(f"the connection to the broker failed: {_said(error)}") from error
-    except asyncio.CancelledError:
-        # The client ends its futures like this when a connection dies. Nobody cancelled the caller's
-        # task then, and it would end in silence.
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise TransportUnavailable("the connection to the broker died") from None
 
 
 def _why_no_connection(error: BaseException, address: Address, user: str) -> TransportError:

@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker.errors import BrokerError
@@ -32,6 +32,9 @@ def _listed(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+#: The largest whole number that a message holds, as in `broker.codec`.
+MAX_INT = 2**53
+
 Name = Annotated[str, BeforeValidator(_name)]
 Names = Annotated[list[Name], NoDecode, BeforeValidator(_listed)]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -40,7 +43,9 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 class ServiceSettings(BaseSettings):
     """What every service needs to know."""
 
-    model_config = SettingsConfigDict(env_prefix="FEDMQ_", extra="forbid", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="FEDMQ_", extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     federation: Name = Field("federation", description="Name of the federation: the first word of every routing key.")
     broker: SecretStr = Field(
@@ -62,6 +67,14 @@ class ServiceSettings(BaseSettings):
     metrics_port: int = Field(0, ge=0, le=65535, description="Their port; 0 takes a free one.")
     log_level: LogLevel = Field("info", description="Least level of log lines.")
     shutdown_grace_seconds: float = Field(10.0, ge=0, description="How long the work in hand may take to end.")
+
+    @field_validator("*")
+    @classmethod
+    def _exact(cls, value: Any) -> Any:
+        # A plan with a larger one would be no message: everybody would wait for it for ever.
+        if isinstance(value, int) and abs(value) > MAX_INT:
+            raise ValueError("a whole number is at most 2^53")
+        return value
 
     @classmethod
     def load(cls, config: Path | None, flags: dict[str, Any]) -> Self:

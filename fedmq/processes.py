@@ -120,7 +120,7 @@ async def train_over_broker(
 
 
 def _watching(federation: str) -> Topology:
-    """Queues of the command itself: models to show progress by, and the release, for which the archive is not emptied."""
+    """Queues of the command itself: models to show progress by, and a copy of the release; the kept ones stay."""
     progress = Binding(MODELS, routing_key(federation, "model", "all"))
     release = Binding(RELEASED, released_key(federation))
     return Topology(

@@ -22,8 +22,8 @@ _LABELS = {"0", "1", "0.0", "1.0"}
 #: What other files than comma-separated ones have between their cells.
 _PARTS = re.compile(r"[;\t|]")
 
-#: Squares of larger numbers, summed over rows, come near the end of what a float64 holds (1.8e308).
-LARGEST = 1e150
+#: Sums of squares of larger numbers are beyond what the aggregator takes; no unit is so small.
+LARGEST = 1e90
 
 
 def read_csv(path: Path, *, label: str, split: str | None = None) -> Table:
@@ -122,6 +122,8 @@ def _table(
 def _number(cell: str, path: Path, line: int, column: str) -> float:
     number = _parsed(cell)
     if number is None:
+        if cell.strip() in SPLITS:
+            raise DataError(f"{_place(path, line, column)} says train or test: name the column as the split")
         kind = "is not a number" if cell.strip() else "is empty"
         raise DataError(f"{_place(path, line, column)} {kind}; every feature needs a number in every row")
     if not math.isfinite(number):

@@ -121,7 +121,7 @@ def contribution(work: worker.Work, n_rows: int) -> Contribution:
         scores = Scores(float(n_rows), 0.5 * n_rows, 0.1 * n_rows, float(n_rows), half, half)
         return Evaluation(**named, version=work.model.version, train=scores, test=None)
     rng = np.random.default_rng([*work.participant.encode(), work.sequence])
-    d = len(FEATURES)
+    d = len(work.plan.features)
     kind = "moments" if work.task == "moments" else work.plan.kind
     arrays = (
         {"mean": rng.normal(size=d), "m2": rng.random(d)} if kind == "moments" else {kind: rng.normal(size=d + 1)}
@@ -414,8 +414,9 @@ class Federation(RuleBasedStateMachine):
 
     def let_it_finish(self) -> None:
         """Let everybody be there, with the right columns, and answer what it is asked: the federation converges."""
+        plan = self.state.plan
         for name, site in self.sites.items():
-            site.features = FEATURES
+            site.features = FEATURES if plan is None else plan.features
             self.hello(name)
         for _ in range(QUIET_STEPS):
             if self.state.progress.phase == "converged":

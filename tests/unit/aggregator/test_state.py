@@ -55,6 +55,16 @@ def test_a_federation_that_nobody_has_joined_is_one_cell() -> None:
     assert (again.plan, again.plan_hash, again.weights) == (None, "", None)
 
 
+def test_what_the_first_commits_wrote_can_be_restored() -> None:
+    """A hello that does not start the federation changes one cell, and it is the only one in the store."""
+    story = Story(rules("a", "b"))
+    before = story.state
+    changed = changes(before, story.hello("a").state)
+    assert changed.keys() == {"member/a"}
+    again = from_cells(story.rules, {key: pack_cell(value) for key, value in changed.items()})
+    assert (again.progress, list(again.members)) == (before.progress, ["a"])
+
+
 def test_a_commit_writes_what_changed_and_nothing_else() -> None:
     story = in_the_middle_of_everything()
     before = story.state

@@ -168,7 +168,7 @@ def test_everything_else_may_be_mended_by_waiting(failure: TransportError) -> No
         (Unroutable("ours already"), Unroutable),
     ],
 )
-def test_every_error_of_the_client_becomes_one_of_ours(raised: Exception, ours: type[TransportError]) -> None:
+async def test_every_error_of_the_client_becomes_one_of_ours(raised: Exception, ours: type[TransportError]) -> None:
     with pytest.raises(ours), rabbitmq._in_our_words():
         raise raised
 
@@ -178,12 +178,38 @@ async def test_a_cancellation_that_nobody_asked_for_is_a_lost_connection() -> No
         raise asyncio.CancelledError
 
 
-async def test_a_cancellation_that_somebody_asked_for_stays_one() -> None:
+@pytest.mark.parametrize("swallowed_by", [None, amqp.AMQPConnectionError("died"), Unroutable("no queue"), "nothing"])
+async def test_a_cancellation_that_somebody_asked_for_stays_one(swallowed_by: Exception | str | None) -> None:
+    # The client raises the connection's error when that dies at the same moment, or even nothing.
     async def wait() -> None:
         with rabbitmq._in_our_words():
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if swallowed_by is None:
+                    raise
+                if isinstance(swallowed_by, Exception):
+                    raise swallowed_by from None
 
     task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_who_was_cancelled_before_can_still_say_good_bye() -> None:
+    async def work() -> str:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            with rabbitmq._in_our_words():
+                said = "good-bye"
+            with pytest.raises(TransportUnavailable), rabbitmq._in_our_words():
+                raise asyncio.CancelledError
+        return said  # pragma: no cover
+
+    task = asyncio.create_task(work())
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from pydantic import Field, model_validator
 
+from broker import codec
 from broker.errors import BrokerError
-from broker.settings import Name, Names, ServiceSettings, SettingsError
+from broker.settings import MAX_INT, Name, Names, ServiceSettings, SettingsError
 from broker.url import Address, parse_url
 
 if TYPE_CHECKING:
@@ -86,6 +87,9 @@ def test_a_list_in_the_environment_has_commas(monkeypatch: pytest.MonkeyPatch) -
     [
         ({"seed": f"{PASSWORD}"}, "the settings: seed: Input should be a valid integer"),
         ({"seed": "-1"}, "the settings: seed: Input should be greater than or equal to 0"),
+        ({"seed": str(2**53 + 1)}, "the settings: seed: a whole number is at most 2^53"),
+        ({"heartbeat_seconds": "inf"}, "heartbeat_seconds: Input should be a finite number"),
+        ({"heartbeat_seconds": "nan"}, "heartbeat_seconds: Input should be a finite number"),
         ({"heartbeat_seconds": "0"}, "heartbeat_seconds: Input should be greater than 0"),
         ({"metrics_port": "70000"}, "metrics_port: Input should be less than or equal to 65535"),
         ({"log_level": PASSWORD}, "log_level: Input should be 'debug', 'info', 'warning' or 'error'"),
@@ -158,6 +162,10 @@ def test_a_file_that_cannot_be_used_is_named_and_not_quoted(config: Path, conten
 def test_a_folder_is_no_file_with_settings(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read: Is a directory"):
         load(tmp_path)
+
+
+def test_the_largest_whole_number_is_the_largest_that_a_message_holds() -> None:
+    assert load(seed=str(2**53)).seed == MAX_INT == codec.MAX_INT
 
 
 def test_a_settings_error_is_told_by_the_commands() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 
@@ -14,6 +15,7 @@ HEAVY = {"scipy", "sklearn", "pandas", "duckdb", "onnx", "statsmodels", "matplot
 _LIST = "import sys, json, {module}; print(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
 
 
+@cache
 def loaded_by(module: str) -> set[str]:
     """Return the top-level packages that a fresh interpreter has after importing ``module``."""
     ended = subprocess.run(

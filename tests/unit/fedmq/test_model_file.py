@@ -226,7 +226,7 @@ def test_a_link_to_nowhere_is_refused(out: Path) -> None:
 
 def test_a_parent_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CommandError, match="cannot be made: .*file cannot be written to"):
+    with pytest.raises(CommandError, match=r"cannot be made: .*file cannot be written to"):
         check_out(tmp_path / "file" / "model")
 
 

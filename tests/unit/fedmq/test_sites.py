@@ -108,7 +108,7 @@ def test_a_folder_without_sites_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match="there is no file or folder .*nowhere"):
+    with pytest.raises(CommandError, match=r"there is no file or folder .*nowhere"):
         sites(tmp_path / "nowhere")
 
 
@@ -144,10 +144,10 @@ def test_columns_that_differ_are_named_with_both_files(tmp_path: Path, header: s
         sites(tmp_path)
 
 
-def test_a_split_at_one_site_only_is_a_column_that_differs(tmp_path: Path) -> None:
+def test_a_split_that_one_site_has_not_is_told(tmp_path: Path) -> None:
     write(tmp_path, "a.csv")
     write(tmp_path, "b.csv", content="age,bmi,y,split\n1,2,0,train\n")
-    with pytest.raises(CommandError, match="has a column 'split'"):
+    with pytest.raises(DataError, match="column 'split': the cell says train or test: name the column as the split"):
         sites(tmp_path)
     with pytest.raises(DataError, match=r"a\.csv has no column 'split', which was named as the split"):
         sites(tmp_path, split="split")

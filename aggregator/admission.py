@@ -1,7 +1,7 @@
 """Whether a contribution is used: one verdict each, and every verdict other than a duplicate's is kept in the ledger.
 
-The order matters. A duplicate is recognised first, so that a redelivery is never judged again by
-rules that have moved on; what cannot be placed comes before what can be placed and is too old.
+The order matters. A duplicate is recognised before anything is judged, so that a redelivery is never judged again
+by rules that have moved on; what cannot be placed comes before what can be placed and is too old.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def examine(state: State, contribution: ModelUpdate | Evaluation) -> Verdict:
     """Return what is to become of ``contribution``.
 
     ============================ ==========================================================
-    ``duplicate``                its number is not above the highest received: nothing changes
     ``unknown-participant``      it never said hello, or may not take part
+    ``duplicate``                its number is not above the highest received: nothing changes
     ``superseded``               from before its participant lost its disk
     ``wrong-plan``               computed under another plan
     ``future-version``           of a model that was never published
@@ -53,10 +53,12 @@ def examine(state: State, contribution: ModelUpdate | Evaluation) -> Verdict:
     member = state.members.get(contribution.participant)
     if member is None or member.barred:
         return "unknown-participant"
-    if contribution.incarnation != member.incarnation:
-        return "superseded"
-    if contribution.sequence <= member.received:
+    former = contribution.incarnation != member.incarnation
+    received = member.former.get(contribution.incarnation, 0) if former else member.received
+    if contribution.sequence <= received:
         return "duplicate"
+    if former:
+        return "superseded"
     if contribution.plan_hash != state.plan_hash:
         return "wrong-plan"
     if isinstance(contribution, Evaluation):

@@ -203,10 +203,10 @@ def _contribution(state: State, event: ContributionArrived) -> Step:
 
 
 def _refuse(state: State, contribution: ModelUpdate | Evaluation, verdict: str) -> State:
-    member = state.members[contribution.participant]
+    member, sequence = state.members[contribution.participant], contribution.sequence
     if contribution.incarnation != member.incarnation:
-        return state  # the participant that sent it has lost its memory of it: there is nobody to tell
-    sequence = contribution.sequence
+        # The participant that sent it has lost its memory of it: there is nobody to tell. But it was judged.
+        return _with_member(state, replace(member, former={**member.former, contribution.incarnation: sequence}))
     return _with_member(state, replace(member, received=sequence, settled=sequence, refusal=verdict))
 
 

@@ -74,8 +74,8 @@ class Member:
 
     ``received`` and ``settled`` are sequence numbers of the current ``incarnation``; ``pending`` is the id of the
     update that is accepted and not yet in a model. ``barred`` says why nothing is asked of it, where that is so.
-    ``features`` are kept only until the plan is made; ``former`` has the highest number received of each
-    earlier incarnation.
+    ``features`` are kept only until the plan is made; ``former`` has the highest number received of
+    each earlier incarnation that sent something.
     """
 
     name: str

@@ -303,10 +303,8 @@ class Federation(RuleBasedStateMachine):
         records = [action for action in actions if isinstance(action, Record)]
         if member is None or member.barred:
             assert records == [], "nobody can account for it"
-        elif not known:
-            assert len(records) == 1, "each contribution gets a verdict"
-        elif records:
-            assert [each.verdict for each in records] == ["superseded"], "a redelivery is not judged again"
+        else:
+            assert len(records) == (0 if known else 1), "each contribution gets one verdict, and a redelivery none"
 
     def happens(self, event: Event) -> list[Action]:
         after, actions = coordinator.step(self.state, event)
@@ -340,7 +338,8 @@ class Federation(RuleBasedStateMachine):
             case Record():
                 assert action.verdict in get_args(Verdict)
                 assert action.verdict != "duplicate", "a duplicate is not written down"
-                self.ledger.setdefault(action.update_id, action)
+                assert action.update_id not in self.ledger
+                self.ledger[action.update_id] = action
             case Include():
                 self.includes(action)
             case Send(Plan() as plan, to):

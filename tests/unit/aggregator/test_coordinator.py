@@ -272,7 +272,7 @@ def test_a_participant_without_its_disk_starts_again_at_one_and_what_it_had_sent
     story.arrives(earlier).hello("a", incarnation="i2")
     assert (story.asked("a"), story.model.roster["a"].settled) == ("", 0), "its earlier update is in no model yet"
     story.arrives(earlier)
-    assert story.verdicts == ["superseded"]
+    assert story.verdicts == []
     story.trains("b")
     assert story.included == ["a:i1:1", "b:i1:1"]
     standing = story.model.roster["a"]
@@ -280,6 +280,18 @@ def test_a_participant_without_its_disk_starts_again_at_one_and_what_it_had_sent
     story.trains("a", "b")
     assert story.included[2:] == ["a:i2:1", "b:i1:2"]
     assert story.state.members["a"].included == 2
+
+
+def test_what_is_left_of_an_earlier_incarnation_is_refused_once_and_for_ever() -> None:
+    story = training("a", "b", max_versions=9)
+    unseen = story.update("a")
+    story.hello("a", incarnation="i2").arrives(unseen)
+    assert story.verdicts == ["superseded"]
+    assert (story.model.roster["a"].settled, story.asked("a")) == (0, "train")
+    assert story.arrives(unseen).verdicts == []
+    story.hello("a", incarnation="i1").arrives(unseen)
+    assert story.verdicts == [], "it was judged"
+    assert story.state.members["a"].settled == 1
 
 
 def test_a_hello_of_an_earlier_incarnation_does_not_let_its_updates_count_again() -> None:

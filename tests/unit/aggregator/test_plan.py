@@ -61,6 +61,7 @@ def test_one_without_its_disk_counts_anew_and_its_waiting_update_stays_its_own()
     assert (again.incarnation, again.received, again.settled) == ("i2", 0, 0)
     assert (again.pending, again.included, again.loss) == ("a:i1:4", 3, 0.5)
     assert again.former == {"i1": 4}
+    assert enrol(again, hello("i3"), plan()).former == {"i1": 4}, "of one that sent nothing nothing is remembered"
 
 
 def test_an_incarnation_that_returns_goes_on_where_it_was() -> None:

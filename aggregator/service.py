@@ -88,6 +88,7 @@ class AggregatorService:
     in_thread: InThread = asyncio.to_thread
     _state: State = field(init=False)
     _publisher: Publisher = field(init=False)
+    _tasks: asyncio.TaskGroup = field(init=False)
     _one_step: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _stepped: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _in_hand: set[asyncio.Task[None]] = field(init=False, default_factory=set)
@@ -107,6 +108,7 @@ class AggregatorService:
         """
         self._state = await self._restore()
         async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             self._publisher = Publisher(
                 self.transport,
                 tasks,
@@ -167,7 +169,8 @@ class AggregatorService:
 
     async def _whole(self, step: Coroutine[Any, Any, None]) -> None:
         """Finish ``step`` also when the service is asked to stop meanwhile: what is committed is acknowledged."""
-        task = asyncio.ensure_future(step)
+        # In the service's group: should the service itself be cancelled or fail, nothing of it outlives it.
+        task = self._tasks.create_task(step)
         self._in_hand.add(task)
         task.add_done_callback(self._in_hand.discard)
         await asyncio.shield(task)

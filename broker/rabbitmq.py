@@ -79,6 +79,7 @@ RECONNECT = Backoff(first_seconds=0.2, longest_seconds=15.0)
 #: back that nothing is wrong with, and the receiver rejects what is, so the limit is put out of reach.
 DELIVERY_LIMIT = 1_000_000
 
+_HUNG_UP = (ConnectionResetError, BrokenPipeError, asyncio.IncompleteReadError)
 _CERTIFICATE_ALERT = re.compile(r"certificate|unknown[ _]ca", re.IGNORECASE)
 _TRANSIENT, _PERSISTENT = 1, 2  # delivery modes of AMQP 0-9-1
 # What the client raises when its connection or channel is not what it was; the last four are how a frame
@@ -325,7 +326,8 @@ class _Link:
                 try:
                     await connection.connect(timeout=ANSWER_SECONDS)
                 except _FAILURES as error:
-                    raise _why_no_connection(error, address, self._user) from error
+                    alert = await _tls_alert(error, address, context)
+                    raise _why_no_connection(alert or error, address, self._user) from error
 
     async def close(self) -> None:
         """Say good-bye, if anybody is there to hear it."""
@@ -796,6 +798,29 @@ def _errors_in_our_words() -> Iterator[None]:
         raise TopologyRefused(f"the broker does not allow this: {_said(error)}") from error
     except _FAILURES as error:
         raise TransportUnavailable(f"the connection to the broker failed: {_said(error)}") from error
+
+
+async def _tls_alert(error: BaseException, address: Address, context: ssl.SSLContext | None) -> ssl.SSLError | None:
+    """Return why a broker hung up on a TLS connection, if it says so.
+
+    In TLS 1.3 the client takes the handshake for done before the broker has looked at its certificate.
+    Our first bytes then meet a closed door, and the reset that answers them overtakes the alert with the
+    reason; every second time, where measured. Who listens before speaking hears it.
+    """
+    if context is None or not isinstance(error.__cause__, _HUNG_UP):
+        return None
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
+            try:
+                await reader.read(1)
+            finally:
+                writer.transport.abort()
+    except ssl.SSLError as alert:
+        return alert
+    except OSError:
+        return None
+    return None
 
 
 def _why_no_connection(error: BaseException, address: Address, user: str) -> TransportError:

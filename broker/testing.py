@@ -586,6 +586,16 @@ class TransportContract:
             assert bodies(await take(consumer, 2)) == [1, 2]
             assert (told[0], told[1], told[-1]) == ("connected", "lost", "connected")
 
+    async def test_leaving_in_the_midst_of_a_reconnection_ends(self, world: World) -> None:
+        for steps in range(0, 60, 6):
+            async with asyncio.timeout(PATIENCE_SECONDS), world.transport("alice") as alice:
+                await alice.declare(queue())
+                await alice.consume("q", prefetch=1)
+                await world.cut("alice")
+                await world.heal("alice")
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+
     async def test_a_late_listener_gets_the_current_connection_only(self, world: World) -> None:
         async with world.transport("alice") as alice:
             early = alice.connections()

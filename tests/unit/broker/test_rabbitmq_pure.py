@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from aio_pika import exceptions as amqp
+from servers.processes import free_port
 
 from broker import rabbitmq
 from broker.errors import (
@@ -150,6 +151,14 @@ def test_a_refusal_says_who_and_where(refusal: TransportError, says: str) -> Non
 def test_everything_else_may_be_mended_by_waiting(failure: TransportError) -> None:
     assert isinstance(failure, TransportUnavailable)
     assert "cannot reach the broker at broker.example:5672" in str(failure)
+
+
+async def test_a_broker_that_hung_up_and_is_gone_gives_no_reason() -> None:
+    hung_up = amqp.AMQPConnectionError()
+    hung_up.__cause__ = ConnectionResetError()
+    nobody = parse_url(f"amqps://alice:secret@127.0.0.1:{free_port()}")
+    assert await rabbitmq._tls_alert(hung_up, nobody, ssl.create_default_context()) is None
+    assert await rabbitmq._tls_alert(hung_up, nobody, None) is None
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import numpy as np
 from aggregator.state import Member, State
 from broker.messages import Evaluation, ModelUpdate, Scores
 
-#: Nats per row, and a column's own units. Legitimate numbers come nowhere near; what these bound stays finite when it is
-#: squared, multiplied by rows and summed, so that one participant's absurdity cannot make a state that cannot be kept.
+#: Nats per row, and a column's own units. Legitimate numbers come nowhere near; what this bounds stays finite when it
+#: is squared, multiplied by rows and summed, so that no participant's absurdity makes a state that cannot be kept.
 LARGEST = 1e100
 
 Verdict = Literal[
@@ -104,10 +104,15 @@ def _update(state: State, member: Member, update: ModelUpdate) -> Verdict:
         return "unasked"
     if progress.version - update.base_version > rules.max_staleness:
         return "stale"
+    return _content(update, member.n_rows, rules.max_norm)
+
+
+def _content(update: ModelUpdate, n_rows: int, max_norm: float) -> Verdict:
     if not update.n_samples > 0:
         return "no-samples"
-    believable = update.n_samples <= member.n_rows and 0 <= update.loss <= LARGEST
-    return "accepted" if believable and _within_bounds(update, rules.max_norm) else "out-of-bounds"
+    # More rows than it has said would let it pull harder than anybody else.
+    believable = update.n_samples <= n_rows and 0 <= update.loss <= LARGEST
+    return "accepted" if believable and _within_bounds(update, max_norm) else "out-of-bounds"
 
 
 def _within_bounds(update: ModelUpdate, max_norm: float) -> bool:

@@ -40,8 +40,8 @@ def enrol(known: Member | None, hello: Hello, plan: Plan | None) -> Member:
 def _numbers(known: Member, incarnation: str) -> dict[str, Any]:
     """Return where the numbering of another ``incarnation`` stands, and what is remembered of those before it.
 
-    An earlier one may come back: a queue brings its hello again, or a disk is restored. Were it to start at nothing, what
-    it had sent before would count a second time.
+    An earlier one may come back: a queue brings its hello again, or a disk is restored. Were it to start at nothing,
+    what it had sent before would count a second time.
     """
     former = {**known.former, known.incarnation: known.received} if known.received else {**known.former}
     received = former.pop(incarnation, 0)

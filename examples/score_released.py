@@ -19,7 +19,7 @@ async def next_model(url: str, queue_name: str = "downstream.scores") -> dict:
     connection = await aio_pika.connect(url)
     async with connection:
         channel = await connection.channel()
-        exchange = await channel.declare_exchange("fedmq.released", "topic", durable=True)
+        exchange = await channel.get_exchange("fedmq.released")  # the aggregator's to declare
         queue = await channel.declare_queue(queue_name, durable=True)
         await queue.bind(exchange, "#")
         print("waiting for a model", file=sys.stderr, flush=True)

@@ -24,6 +24,7 @@ outrunning the aggregator.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 from broker.codec import plan_hash
 from broker.messages import GlobalModel, Plan, Task
@@ -143,6 +144,8 @@ def step(state: WorkerState, event: Event) -> Step:
         case Failed(reason):
             # Not on the same model again: it would fail again.
             return replace(state, working=False, in_flight=None), [GaveUp(reason)]
+        case _:
+            assert_never(event)
 
 
 def _plan(state: WorkerState, plan: Plan) -> Step:

@@ -118,6 +118,9 @@ def test_a_process_that_knows_nothing_of_ours_receives_the_model_and_scores_with
     rows = DATA / "site-va.csv"
     script = ROOT / "examples" / "score_released.py"
     assert not {"fedmq", "broker", "logistic"} & set(script.read_text().replace(".", " ").split("import", 1)[1].split())
+    # The exchange is there before downstream is, as deploy/make_secrets.py sees to it.
+    exchange = {"type": "topic", "durable": True}
+    vhost.rabbitmq.api("PUT", "exchanges", vhost.name, "fedmq.released", body=exchange)
     downstream = subprocess.Popen(
         [sys.executable, "-I", str(script), url, str(rows)],
         cwd=tmp_path,

@@ -120,9 +120,17 @@ class Worker(RuleBasedStateMachine):
         self.tell(ModelArrived(model))
 
     @precondition(lambda self: self.newest is not None and self.newest_plan is not None)
-    @rule(asked=st.sampled_from(get_args(Task)), refusal=st.sampled_from(["", "stale"]))
-    def an_aggregator_in_order(self, asked: Task, refusal: str) -> None:
-        """Answer as a real one would: the plan is known, what is in flight is settled."""
+    @rule(
+        asked=st.sampled_from(get_args(Task)),
+        refusal=st.sampled_from(["", "stale"]),
+        ahead=st.integers(0, 2),
+        incarnation=st.sampled_from([SELF, SELF, FORMER_SELF]),
+    )
+    def an_aggregator_in_order(self, asked: Task, refusal: str, ahead: int, incarnation: str) -> None:
+        """Answer as a real one would: the plan is known, what is in flight is settled.
+
+        It may be ahead of us, where our outbox came from a backup, or still mean our former self.
+        """
         assert self.newest is not None
         assert self.newest_plan is not None
         self.a_model(
@@ -130,7 +138,7 @@ class Worker(RuleBasedStateMachine):
                 self.newest,
                 bulletin=self.newest.bulletin + 1,
                 plan_hash=plan_hash(self.newest_plan),
-                roster={ME: Standing(SELF, self.last_sequence, refusal, asked)},
+                roster={ME: Standing(incarnation, self.last_sequence + ahead, refusal, asked)},
                 weights=np.zeros(4),
             )
         )

@@ -50,7 +50,7 @@ def test_a_full_disk_is_told_in_a_sentence_and_leaves_what_was_there(tmp_path: P
     store.commit(Commit(1, {"progress": b"1"}))
     (pages,) = store._database.execute("PRAGMA page_count").fetchone()
     store._database.execute(f"PRAGMA max_page_count = {pages + 1}")
-    with pytest.raises(StoreError, match="could not be written .*full.*free space"):
+    with pytest.raises(StoreError, match=r"could not be written .*full.*free space"):
         store.commit(Commit(2, {"progress": b"2", "weights": bytes(10**6)}))
     assert store.cells() == {"progress": b"1"}
     store.commit(Commit(1, {"progress": b"3"}))
@@ -69,7 +69,7 @@ def test_an_update_that_is_counted_already_and_a_version_with_another_hash_are_r
 
 
 def test_a_file_in_a_folder_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="cannot be opened .*check its folder"):
+    with pytest.raises(StoreError, match=r"cannot be opened .*check its folder"):
         SQLiteStore(tmp_path / "nowhere" / "s", "heart")
 
 

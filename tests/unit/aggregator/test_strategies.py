@@ -52,7 +52,7 @@ def test_fedavg_discounts_what_comes_a_round_too_late() -> None:
 
 
 def test_fedbuff_divides_by_the_number_of_updates_and_not_by_the_sum_of_their_weights() -> None:
-    """w + eta_g / K sum s(t_k) delta_k, with K = 2 and s(3) = 1/2."""
+    """The step is eta_g / K sum s(t_k) delta_k, with K = 2 and s(3) = 1/2."""
     a, b = contribution("a", [2, 0, 0]), contribution("b", [0, 4, 0], staleness=3)
     moved = fold(FedBuff(server_learning_rate=0.5), a, b).weights
     np.testing.assert_array_equal(moved, W + 0.5 * np.array([2.0, 4.0 * 0.5, 0.0]) / 2)

@@ -192,6 +192,12 @@ def test_b12_unknown_fields_of_a_newer_schema_are_passed_over_also_inside() -> N
     assert plain(decode(body_of(MODEL, schema=SCHEMA + 1, roster=roster, more={"a": [1]}))) == plain(MODEL)
 
 
+@pytest.mark.parametrize("stranger", [msgpack.ExtType(5, b"x"), msgpack.Timestamp(1)], ids=["ext", "timestamp"])
+def test_b08_a_newer_schema_has_no_ext_types_either(stranger: object) -> None:
+    with pytest.raises(MalformedMessage, match="not one well-formed msgpack value"):
+        decode(body_of(HELLO, schema=SCHEMA + 1, more=stranger))
+
+
 def test_a_newer_schema_still_needs_every_field_that_we_know() -> None:
     fields = fields_of(HELLO)
     del fields["n_rows"]

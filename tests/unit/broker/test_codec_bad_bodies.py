@@ -229,6 +229,9 @@ bombs = {
     "empty maps": listed(room, b"\\x80"),
     "empty lists": listed(room, b"\\x90"),
     "empty maps in lists that are just short enough": b"\\xdc\\x00\\x2f" + listed(2**18 - 1, b"\\x80") * 47,
+    "empty lists in such lists": b"\\x95" + listed(2**21 - 1, b"\\x90") * 5,
+    "a map of a million and a half keys": b"\\xdf" + (1_500_000).to_bytes(4, "big")
+    + b"".join(b"\\xa6%06x\\xc0" % key for key in range(1_500_000)),
     "maps of one in such lists": b"\\xdc\\x00\\x0b" + listed(2**18 - 1, b"\\x81\\xa0\\xc0") * 11,
     "small maps, each key twice": b"\\xdf" + (room // 2).to_bytes(4, "big") + b"\\xa0\\x80" * (room // 2),
     "declared lists in lists": (b"\\xdd" + (2**18).to_bytes(4, "big")) * 1000,

@@ -109,6 +109,10 @@ DEFECTS: dict[str, tuple[bytes, str]] = {
     "empty cell": (AT_LINE_3 + b"63,,1,train\n", ", line 3, column 'bmi': the cell is empty"),
     "blank cell": (AT_LINE_3 + b"63,  ,1,train\n", ", line 3, column 'bmi': the cell is empty"),
     "text": (AT_LINE_3 + f"63,{CANARY},1,train\n".encode(), ", line 3, column 'bmi': the cell is not a number"),
+    "split that was not named": (
+        b"age,fold,y,split\n7731,test,1,train\n",
+        ", line 2, column 'fold': the cell says train or test: name the column as the split",
+    ),
     "decimal comma": (AT_LINE_3 + b'63,"7731,7731",1,train\n', ", line 3, column 'bmi': the cell is not a number"),
     "hexadecimal": (AT_LINE_3 + b"0x7731,1,1,train\n", ", line 3, column 'age': the cell is not a number"),
     "underscore": (AT_LINE_3 + b"7731_7731,1,1,train\n", ", line 3, column 'age': the cell is not a number"),

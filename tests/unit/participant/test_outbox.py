@@ -97,6 +97,12 @@ def test_an_outbox_whose_file_was_lost_is_another_self(outbox: Outbox, path: Pat
     again.close()
 
 
+def test_what_put_returned_from_is_on_the_disk_and_not_only_with_the_system(outbox: Outbox) -> None:
+    """A power failure cannot be had in a test: SQLite is asked whether it waits for the disk (2 is FULL)."""
+    assert outbox._database.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert outbox._database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 def test_a_number_is_used_once_and_what_it_meant_stays(outbox: Outbox) -> None:
     outbox.put(FIRST)
     with pytest.raises(OutboxError, match=r"could not be written"):

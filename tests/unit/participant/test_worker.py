@@ -269,6 +269,11 @@ def test_a_participant_that_starts_again_with_something_in_its_outbox_awaits() -
     assert kinds(step(state, ModelArrived(model(12, settled=4)))[1]) == [Settle, Work]
 
 
+def test_what_is_no_event_is_a_mistake_of_ours() -> None:
+    with pytest.raises(AssertionError, match="unreachable"):
+        step(IDLE, PLAN)  # type: ignore[arg-type]
+
+
 def test_a_step_leaves_the_state_it_was_given_as_it_was() -> None:
     before = replace(IDLE)
     step(before, ModelArrived(model(11)))

@@ -54,6 +54,8 @@ UPDATE_ARRAYS: dict[str, dict[str, str]] = {
     "moments": {"mean": "features", "m2": "features"},
     "weights": {"weights": "parameters"},
     "delta": {"delta": "parameters"},
+    # The fit ran away: there is nothing to send, and whoever waits for it has to know.
+    "failed": {},
 }
 
 

@@ -6,12 +6,12 @@ and flags. An unknown key in a file is an error, and no error ever shows a value
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from broker.errors import BrokerError
 from broker.topology import is_name
@@ -35,17 +35,18 @@ def _listed(value: Any) -> Any:
 #: The largest whole number that a message holds, as in `broker.codec`.
 MAX_INT = 2**53
 
+#: Of the environment variables that set something.
+PREFIX = "FEDMQ_"
+
 Name = Annotated[str, BeforeValidator(_name)]
-Names = Annotated[list[Name], NoDecode, BeforeValidator(_listed)]
+Names = Annotated[list[Name], BeforeValidator(_listed)]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
-class ServiceSettings(BaseSettings):
+class ServiceSettings(BaseModel):
     """What every service needs to know."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="FEDMQ_", extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
     federation: Name = Field("federation", description="Name of the federation: the first word of every routing key.")
     broker: SecretStr = Field(
@@ -94,10 +95,7 @@ class ServiceSettings(BaseSettings):
     @classmethod
     def _from_environment(cls) -> dict[str, Any]:
         """Return what the environment sets: given as arguments it comes above the file and below the flags."""
-        import os  # noqa: PLC0415 - only here
-
-        prefix = cls.model_config["env_prefix"]
-        names = {f"{prefix}{name}".upper(): name for name in cls.model_fields}
+        names = {f"{PREFIX}{name.upper()}": name for name in cls.model_fields}
         return {names[key]: value for key, value in os.environ.items() if key in names}
 
     def broker_urls(self) -> list[str]:

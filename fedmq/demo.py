@@ -17,7 +17,7 @@ from rich.text import Text
 
 from broker.messages import ReleasedModel
 from fedmq.model_file import check_out, write_model
-from fedmq.show import console, number
+from fedmq.show import console, number, print_written
 from fedmq.sites import Site, find_sites
 from fedmq.train import TrainRequest, train
 from fedmq.watch import SiteProgress, TrainingProgress
@@ -59,11 +59,12 @@ def run_demo(out: Path, *, seed: int, strategy: str) -> None:
     began = time.monotonic()
     with LiveTable(screen) as table:
         model = train(request, on_progress=table)
-    path = write_model(out, model)
+    written = write_model(out, model)
     seconds = time.monotonic() - began
     screen.print(f"\nTrained in {seconds:.1f} s: {model.version} versions, {model.strategy}.\n")
     compare(screen, model, find_sites(request.data, label="y", split="split"))
-    screen.print(f"\nThe model is in {path}", soft_wrap=True)
+    screen.print()
+    print_written(screen, written)
 
 
 # --- while it trains --------------------------------------------------------------------------

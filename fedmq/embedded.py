@@ -27,6 +27,9 @@ from monitoring.http import Health
 from participant.outbox import Outbox
 from participant.settings import ParticipantSettings
 
+#: The aggregator's user on the broker in memory; no site can be called so.
+AGGREGATOR = "aggregator"
+
 
 async def train_embedded(
     sites: Sequence[Site],
@@ -54,7 +57,7 @@ async def train_embedded(
             on_step=lambda state, observed: on_progress(progress_of(state, observed)),
             on_release=released.append,
         )
-        transport = await stack.enter_async_context(broker.transport("aggregator"))
+        transport = await stack.enter_async_context(broker.transport(AGGREGATOR))
         aggregator = aggregator_service(settings, transport, store, reporter)
         tasks.create_task(aggregator.run(), name="aggregator")
         for site in sites:
@@ -63,6 +66,7 @@ async def train_embedded(
                 name=site.name,
                 data=site.path,
                 label="",
+                aggregator_user=AGGREGATOR,
                 heartbeat_seconds=settings.heartbeat_seconds,
                 least_fit_seconds=least_fit_seconds,
                 slowdown=slow.get(site.name, 1.0),

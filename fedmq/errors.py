@@ -31,13 +31,17 @@ class ProcessFailed(CommandError):
     """One of the processes of a training ended, and would end again."""
 
 
+class ModelNotWritten(CommandError):
+    """The model is trained and could not be written."""
+
+
 #: Errors whose message is meant for the user.
 OURS = (CommandError, AggregatorError, BrokerError, LogisticError, MonitoringError, ParticipantError)
 
 
 def exit_code(error: BaseException) -> int:
     """Return the exit code for one of our errors."""
-    return FAILED if isinstance(error, StoreError | OutboxError | ProcessFailed) else WRONG_INPUT
+    return FAILED if isinstance(error, StoreError | OutboxError | ProcessFailed | ModelNotWritten) else WRONG_INPUT
 
 
 def ours_in(error: BaseException) -> BaseException | None:

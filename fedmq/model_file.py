@@ -6,20 +6,22 @@ Its format is documented in docs/model.md and stable from here on: keys may be a
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from broker.messages import ReleasedModel
-from fedmq.errors import CommandError
+from fedmq.errors import CommandError, ModelNotWritten
 
 MODEL = "model.json"
 
-#: Files that we write: a folder with anything else in it is somebody's, and is not replaced.
+#: Files that we write: a folder with anything else in it is somebody's, and is kept when it is replaced.
 OURS = {MODEL}
 
 _AT_FDCWD = -100
@@ -38,40 +40,70 @@ def document(model: ReleasedModel) -> dict[str, Any]:
     }
 
 
-def check_out(folder: Path) -> None:
-    """Raise `CommandError` unless a model can be written to ``folder``, before any work is done for it."""
-    if folder.is_dir():
-        if foreign := sorted({entry.name for entry in folder.iterdir()} - OURS):
-            raise CommandError(
-                f"{folder} holds {foreign[0]!r}, which fedmq did not write: name another folder for the model"
-            )
-    elif folder.exists() or folder.is_symlink():
+def check_out(folder: Path, *, inputs: Sequence[Path] = ()) -> None:
+    """Raise `CommandError` unless ``folder`` can be replaced by a model's, before any work is done for it.
+
+    Whatever is in it makes way, so it must not hold where we stand, the user's home, or one of the ``inputs``.
+    """
+    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
         raise CommandError(f"{folder} is not a folder: name another one for the model")
-    parent = next(parent for parent in folder.resolve().parents if parent.exists())
+    place = folder.resolve()
+    for other in (Path.cwd(), Path.home(), *inputs):
+        if place == other.resolve() or place in other.resolve().parents:
+            raise CommandError(f"{folder} holds {other}, and would be replaced: name a folder of its own for the model")
+    parent = next(parent for parent in place.parents if parent.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise CommandError(f"{folder} cannot be made: {parent} cannot be written to")
 
 
-def write_model(folder: Path, model: ReleasedModel) -> Path:
-    """Write ``model`` to ``folder``, in place of what was there, and return the path of its document.
+class Written(NamedTuple):
+    """Where the model's document is, and where the folder went that was there before, if anybody may miss it."""
 
-    A reader sees the old folder or the new one, never a half of either, whatever is killed meanwhile.
+    path: Path
+    kept: Path | None
+
+
+def write_model(folder: Path, model: ReleasedModel) -> Written:
+    """Write ``model`` to ``folder`` in place of what was there.
+
+    A reader sees the old folder or the new one, never a half of either, whatever is killed meanwhile. An old
+    folder with anything in it that fedmq did not write is kept beside the new one.
     """
     check_out(folder)
     folder = folder.resolve()  # a link stays, and what it points to is replaced
+    text = json.dumps(document(model), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        return _replace(folder, text)
+    except OSError as error:
+        raise ModelNotWritten(
+            f"the model could not be written to {folder}: {error.strerror}; what was there is unharmed"
+        ) from error
+
+
+def _replace(folder: Path, text: str) -> Written:
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    kept = None
     try:
-        _write_durably(fresh / MODEL, json.dumps(document(model), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        _write_durably(fresh / MODEL, text)
         fresh.chmod(0o755)
         if folder.exists():
-            _exchange(fresh, folder)
+            _exchange(fresh, folder)  # from here on the fresh name holds the old folder
+            if {entry.name for entry in fresh.iterdir()} - OURS:
+                kept = _unused(folder)
+                fresh.rename(kept)
         else:
             fresh.rename(folder)
         _sync(folder.parent)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)  # the old folder, after an exchange
-    return folder / MODEL
+        shutil.rmtree(fresh, ignore_errors=True)
+    return Written(folder / MODEL, kept)
+
+
+def _unused(folder: Path) -> Path:
+    """Return a name beside ``folder`` that nothing has."""
+    names = (folder.with_name(f"{folder.name}.old{number or ''}") for number in itertools.count())
+    return next(name for name in names if not name.exists())
 
 
 def _write_durably(path: Path, text: str) -> None:

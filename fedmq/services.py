@@ -212,14 +212,17 @@ def rabbitmq_transport(
     settings: ServiceSettings, on_event: OnEvent | None = None, *, connect_timeout_seconds: float | None = None
 ) -> RabbitMQTransport:
     """Return the transport that ``settings`` describe."""
-    return RabbitMQTransport(
-        settings.broker_urls(),
-        on_event=on_event,
-        connect_timeout_seconds=connect_timeout_seconds,
-        heartbeat_seconds=max(1, round(settings.heartbeat_seconds)),
-        rng=Random(),  # noqa: S311 - jitter is no secret
-        tls=TLSSettings(settings.ca_file, settings.cert_file, settings.key_file),
-    )
+    try:
+        return RabbitMQTransport(
+            settings.broker_urls(),
+            on_event=on_event,
+            connect_timeout_seconds=connect_timeout_seconds,
+            heartbeat_seconds=max(1, round(settings.heartbeat_seconds)),
+            rng=Random(),  # noqa: S311 - jitter is no secret
+            tls=TLSSettings(settings.ca_file, settings.cert_file, settings.key_file),
+        )
+    except ValueError as error:  # settings that are each right and do not go together
+        raise CommandError(f"broker: {error}") from None
 
 
 async def _beat(health: Health) -> None:

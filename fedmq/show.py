@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +12,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from broker.messages import Metrics, ReleasedModel
+from fedmq.model_file import Written
 from fedmq.watch import TrainingProgress
 
 #: Versions between two lines where there is no terminal to rewrite a line on.
@@ -70,7 +70,7 @@ class ProgressLines:
         return "  ".join(parts)
 
 
-def print_summary(model: ReleasedModel, path: Path) -> None:
+def print_summary(model: ReleasedModel, written: Written) -> None:
     """Print what people want to know of a trained model."""
     out = console()
     ended = "converged" if model.converged else "stopped at its last version, not converged"
@@ -83,7 +83,14 @@ def print_summary(model: ReleasedModel, path: Path) -> None:
     out.print()
     out.print(_metrics(model))
     out.print()
-    out.print(f"model written to {path}", soft_wrap=True)
+    print_written(out, written)
+
+
+def print_written(out: Console, written: Written) -> None:
+    """Print where the model is, and what made way for it."""
+    out.print(f"The model is in {written.path}", soft_wrap=True)
+    if written.kept is not None:
+        out.print(f"What was in that folder before is in {written.kept}", soft_wrap=True)
 
 
 def _coefficients(model: ReleasedModel) -> Grid:

@@ -43,14 +43,14 @@ class TrainRequest:
 def run_train(request: TrainRequest, *, as_json: bool) -> None:
     """Train, write the model, and print its summary or document; progress goes to standard error."""
     configure_logging(level="error")
-    check_out(request.out)
+    check_out(request.out, inputs=request.data)
     with ProgressLines() as progress:
         model = train(request, on_progress=progress)
-    path = write_model(request.out, model)
+    written = write_model(request.out, model)
     if as_json:
         click.echo(json.dumps(document(model), indent=1, ensure_ascii=False, allow_nan=False))
     else:
-        print_summary(model, path)
+        print_summary(model, written)
 
 
 def train(request: TrainRequest, *, on_progress: OnProgress) -> ReleasedModel:

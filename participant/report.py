@@ -8,7 +8,7 @@ from monitoring.connection import report_connection
 from monitoring.http import Health
 from monitoring.logs import logger
 from monitoring.metrics import ParticipantMetrics
-from participant.worker import Barred, GaveUp, Ignore, Settle, Work
+from participant.worker import Barred, Ignore, Settle, Work
 
 
 class Reporter:
@@ -48,7 +48,7 @@ class Reporter:
         self._metrics.refused_message(reason)
         self._log.warning("message_refused", reason=reason, why=why)
 
-    def decided(self, action: Work | Settle | Ignore | Barred | GaveUp) -> None:
+    def decided(self, action: Work | Settle | Ignore | Barred) -> None:
         """The worker decided something."""
         match action:
             case Work(task, model, sequence=sequence):
@@ -59,12 +59,20 @@ class Reporter:
                 level("contribution_settled", sequence=sequence, refusal=refusal)
             case Ignore(reason):
                 self._log.debug("message_ignored", reason=reason)
-            case GaveUp(reason):
-                self._metrics.contribution("failed")
-                self._log.error("work_failed", reason=reason, what_next="the next model is tried")
             case Barred(reason) if reason != self._last_barred:
                 self._last_barred = reason
                 self._log.error("participant_barred", reason=reason, what_next="correct it here and start again")
+
+    def failed(self, task: str, version: int) -> None:
+        """The work has no usable result, and the aggregator will be told so."""
+        self._metrics.contribution("failed")
+        self._log.error(
+            "work_failed",
+            task=task,
+            version=version,
+            why="the local fit diverged",
+            what_next="the plan needs a smaller learning rate or fewer local steps",
+        )
 
     def worked(self, task: str, seconds: float) -> None:
         """The work is done and its result durable."""

@@ -19,16 +19,15 @@ from typing import Any, TypeVar
 
 from broker import codec
 from broker.errors import ForgedMessage, MalformedMessage, NotDeclared, RemoteMessageError, TransportError
-from broker.messages import Evaluation, GlobalModel, Goodbye, Heartbeat, Hello, ModelUpdate, Plan, Sizes
+from broker.messages import Evaluation, GlobalModel, Goodbye, Heartbeat, Hello, ModelUpdate, Plan
 from broker.retry import RESEND, publish_until_confirmed
 from broker.topology import UPDATES, models_queue, participant_topology, plans_queue, routing_key
 from broker.transport import Consumer, Delivery, Outgoing, Transport
-from logistic.errors import LogisticError
 from participant.outbox import Entry, Outbox
 from participant.report import Reporter
 from participant.sources.table import Table
 from participant.training import Prepared, perform, prepare
-from participant.worker import Event, Failed, Finished, ModelArrived, PlanArrived, Settle, Work, WorkerState, step
+from participant.worker import Event, Finished, ModelArrived, PlanArrived, Settle, Work, WorkerState, step
 
 T = TypeVar("T")
 #: Heartbeats without any model after which hello is said again.
@@ -206,9 +205,7 @@ class ParticipantService:
     def _decoded(self, delivery: Delivery, expected: type[T]) -> T:
         if delivery.user_id != self.aggregator_user:
             raise ForgedMessage("it does not bear the aggregator's broker user")
-        plan = self._state.plan
-        sizes = None if plan is None or expected is Plan else Sizes(len(plan.features))
-        message = codec.decode(delivery.body, sizes=sizes)
+        message = codec.decode(delivery.body)  # lengths are held against the plan by the worker, once it has it
         if not isinstance(message, expected):
             raise MalformedMessage(f"a {type(message).__name__} came where a {expected.__name__} belongs")
         if getattr(message, "federation", None) != self.federation:
@@ -233,21 +230,17 @@ class ParticipantService:
     async def _do_work(self) -> None:
         while True:
             work = await self._work.get()
-            try:
-                entry = await self._result(work)
-            except LogisticError as error:
-                await self._advance(Failed(str(error)))
-            else:
-                await self.in_thread(self.outbox.put, entry)
-                self._unsent.put_nowait((entry, False))
-                self.reporter.outbox(1)
-                await self._advance(Finished())
+            entry = await self._result(work)
+            await self.in_thread(self.outbox.put, entry)
+            self._unsent.put_nowait((entry, False))
+            self.reporter.outbox(1)
+            await self._advance(Finished())
             if not self._state.working:
                 await self._models.resume()
             self._work.task_done()
 
     async def _result(self, work: Work) -> Entry:
-        """Compute in a thread, so that heartbeats go on; raises `LogisticError` when there is no finite result."""
+        """Compute in a thread, so that heartbeats go on."""
         began = self._now()
         message = await self.in_thread(self._compute, work)
         if isinstance(message, ModelUpdate):
@@ -255,7 +248,10 @@ class ParticipantService:
                 await self._dawdle(self._now() - began)
             seconds = self._now() - began
             message = replace(message, fit_seconds=seconds)
-            self.reporter.worked(work.task, seconds)
+            if message.kind == "failed":
+                self.reporter.failed(work.task, work.model.version)
+            else:
+                self.reporter.worked(work.task, seconds)
         kind = "evaluation" if isinstance(message, Evaluation) else "update"
         return Entry(work.sequence, kind, codec.encode(message))
 

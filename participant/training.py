@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from broker.messages import Array, Evaluation, GlobalModel, ModelUpdate, Plan, Scores
-from logistic.errors import NonFiniteError
 from logistic.evaluation import Evaluation as LocalEvaluation
 from logistic.loss import log_loss_sum
 from logistic.moments import Moments
@@ -58,7 +57,7 @@ def perform(work: Work, prepared: Prepared) -> ModelUpdate | Evaluation:
 
 
 def local_fit(problem: Problem, weights: Array, plan: Plan, rng: np.random.Generator) -> Array:
-    """Return ``weights`` after the plan's local steps on ``problem``, (n_parameters,)."""
+    """Return ``weights`` after the plan's local steps on ``problem``, (n_parameters,); not finite where it diverged."""
     options: dict[str, Any] = {"learning_rate": plan.work.learning_rate, "batch_size": plan.work.batch_size}
     given = {name: value for name, value in options.items() if value is not None}
     solver = make_solver(plan.work.solver, **(given if plan.work.solver == "gradient-descent" else {}))
@@ -67,14 +66,14 @@ def local_fit(problem: Problem, weights: Array, plan: Plan, rng: np.random.Gener
         for _ in range(plan.work.steps):
             state = solver.step(problem, state)
     fitted: Array = state.w
-    if not np.isfinite(fitted).all():
-        raise NonFiniteError("the local fit diverged: give the plan a smaller learning rate or fewer local steps")
     return fitted
 
 
 def _train(work: Work, prepared: Prepared) -> ModelUpdate:
     problem, model, plan = prepared.train, work.model, work.plan
     fitted = local_fit(problem, model.weights, plan, _generator(plan.seed, work.participant, model))
+    if not np.isfinite(fitted).all():
+        return _update(work, prepared, "failed", {})
     arrays = {"weights": fitted} if plan.kind == "weights" else {"delta": fitted - model.weights}
     return _update(work, prepared, plan.kind, arrays)
 

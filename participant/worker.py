@@ -13,7 +13,6 @@ plan          kept unless older                     idle: work on the newest mod
 model         kept unless older; of an older epoch  awaiting: settled when its roster says so.
               it is refused                         idle: work, if it asks and its plan is known
 finished      -                                     working: the contribution is in flight from here on
-failed        -                                     working: idle again, until another model comes
 ============= ===================================== ===============================================================
 
 What arrives while we work is only remembered: the newest model is looked at when the work is done. A contribution is
@@ -89,14 +88,7 @@ class Finished:
     """The work in hand is done and its result durable."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The work in hand has no usable result."""
-
-    reason: str
-
-
-Event = PlanArrived | ModelArrived | Finished | Failed
+Event = PlanArrived | ModelArrived | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +113,7 @@ class Barred:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class GaveUp:
-    """The work had no usable result; the next model may be kinder."""
-
-    reason: str
-
-
-Action = Work | Settle | Ignore | Barred | GaveUp
+Action = Work | Settle | Ignore | Barred
 Step = tuple[WorkerState, list[Action]]
 
 
@@ -141,9 +126,6 @@ def step(state: WorkerState, event: Event) -> Step:
             return _model(state, model)
         case Finished():
             return _consider(replace(state, working=False), [])
-        case Failed(reason):
-            # Not on the same model again: it would fail again.
-            return replace(state, working=False, in_flight=None), [GaveUp(reason)]
         case _:
             assert_never(event)
 

@@ -26,6 +26,7 @@ Verdict = Literal[
     "future-version",
     "wrong-phase",
     "training-over",
+    "failed",
     "unasked",
     "stale",
     "out-of-bounds",
@@ -44,6 +45,7 @@ def examine(state: State, contribution: ModelUpdate | Evaluation) -> Verdict:
     ``future-version``           of a model that was never published
     ``wrong-phase``              of a kind that is not asked for now
     ``training-over``            a step for a model that is not trained any further
+    ``failed``                   its participant found no usable result, and says so
     ``unasked``                  its participant's last update is not in a model yet
     ``stale``                    older than the rules allow
     ``no-samples``               no rows behind it
@@ -93,18 +95,17 @@ def _plausible(scores: Scores) -> bool:
 def _update(state: State, member: Member, update: ModelUpdate) -> Verdict:
     progress, rules = state.progress, state.rules
     asked_kind = {"moments": "moments", "training": rules.strategy.kind}.get(progress.phase)
-    if update.base_version > progress.version:
-        return "future-version"
-    if progress.phase in {"verifying", "converged"}:
-        return "training-over"
-    if update.kind != asked_kind:
-        return "wrong-phase"
-    if member.pending:
+    reasons: dict[Verdict, bool] = {
+        "future-version": update.base_version > progress.version,
+        "training-over": progress.phase in {"verifying", "converged"},
+        "failed": update.kind == "failed",
+        "wrong-phase": update.kind != asked_kind,
         # To take it would displace the one that was accepted, and that one would be in no model, ever.
-        return "unasked"
-    if progress.version - update.base_version > rules.max_staleness:
-        return "stale"
-    return _content(update, member.n_rows, rules.max_norm)
+        "unasked": member.pending != "",
+        "stale": progress.version - update.base_version > rules.max_staleness,
+    }
+    content = _content(update, member.n_rows, rules.max_norm)
+    return next((verdict for verdict, holds in reasons.items() if holds), content)
 
 
 def _content(update: ModelUpdate, n_rows: int, max_norm: float) -> Verdict:

@@ -33,7 +33,7 @@ def asked_of(state: State, member: Member) -> Task:
         return ""
     tasks: dict[Phase, Task] = {
         "moments": "" if member.name in state.moments else "moments",
-        "training": "train",
+        "training": "" if member.failed_at == state.progress.version else "train",
         "verifying": "" if member.name in state.scores else "evaluate",
     }
     return tasks.get(state.progress.phase, "")

@@ -17,7 +17,7 @@ from broker.messages import Array
 
 
 def federated_loss(members: Iterable[Member], l2: float, weights: Array) -> float | None:
-    """Return sum n_i loss_i / sum n_i + (l2 / 2) ||w||^2 in nats per row; None until all have reported."""
+    """Return sum n_i loss_i / sum n_i + (l2 / 2) ||w||^2 in nats per row; None until all ``members`` have reported."""
     total, rows = 0.0, 0
     for member in members:
         if member.loss is None:

@@ -34,7 +34,7 @@ Time comes in the events, as seconds of a clock that never goes back; nothing he
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import assert_never
 
@@ -47,6 +47,7 @@ from aggregator.events import (
     Action,
     ContributionArrived,
     Event,
+    GiveUp,
     GoodbyeArrived,
     HeartbeatArrived,
     HelloArrived,
@@ -197,7 +198,7 @@ def _contribution(state: State, event: ContributionArrived) -> Step:
         if state.plan is None:
             return state, [record, observed]  # left over from an earlier life; the first model will settle it
         state, sent = _announce(state, name)
-        return state, [record, observed, *sent]
+        return _then((state, [record, observed, *sent]), lambda after: _go_on(after, at))
     state = _accept(state, contribution, update_id)
     return _then((state, [record, observed]), lambda after: _go_on(after, at))
 
@@ -207,7 +208,10 @@ def _refuse(state: State, contribution: ModelUpdate | Evaluation, verdict: str) 
     if contribution.incarnation != member.incarnation:
         # The participant that sent it has lost its memory of it: there is nobody to tell. But it was judged.
         return _with_member(state, replace(member, former={**member.former, contribution.incarnation: sequence}))
-    return _with_member(state, replace(member, received=sequence, settled=sequence, refusal=verdict))
+    member = replace(member, received=sequence, settled=sequence, refusal=verdict)
+    if verdict == "failed" and isinstance(contribution, ModelUpdate):
+        member = replace(member, failed_at=contribution.base_version)
+    return _with_member(state, member)
 
 
 def _accept(state: State, contribution: ModelUpdate | Evaluation, update_id: str) -> State:
@@ -247,15 +251,24 @@ def _go_on(state: State, at: float) -> Step:
     phase, live = state.progress.phase, state.live
     if phase == "moments" and state.moments and state.moments.keys() >= live:
         return _freeze(state, at)
-    if phase == "training" and state.rules.strategy.pace.due(
-        state.strategy_state.held.keys(), live, since=state.version_since, now=at
-    ):
-        return _next_version(state, at)
+    if phase == "training":
+        held, able = state.strategy_state.held.keys(), state.able
+        if state.rules.strategy.pace.due(held, able, since=state.version_since, now=at):
+            return _next_version(state, at)
+        if live and not able and not held:
+            return state, [_diverged(state)]
     if phase == "verifying" and state.scores:
         late = at >= state.sweep_since + state.rules.sweep_seconds
         if late or state.scores.keys() >= live:
             return _release(state, at)
     return state, []
+
+
+def _diverged(state: State) -> GiveUp:
+    return GiveUp(
+        f"the local fit of every site diverged from version {state.progress.version} on: set a smaller learning_rate "
+        "or fewer local_steps, and begin with a new state folder"
+    )
 
 
 def _freeze(state: State, at: float) -> Step:
@@ -273,9 +286,7 @@ def _next_version(state: State, at: float) -> Step:
     for name in finished.included:
         members[name] = _included(members[name], held[name])
     made = Made(version, finished.weights)
-    loss = convergence.federated_loss(
-        (member for member in members.values() if not member.barred), _plan(state).l2, finished.weights
-    )
+    loss = convergence.federated_loss(_reporting(state, members), _plan(state).l2, finished.weights)
     progress = convergence.observe_loss(replace(progress, version=version), loss, rules)
     observed = Observe(
         "version_made",
@@ -299,6 +310,12 @@ def _next_version(state: State, at: float) -> Step:
         return _then((state, [*included, made, observed]), lambda after: _enter(after, "verifying", at))
     state, sent = _announce(state, EVERYBODY)
     return state, [*included, made, observed, *sent]
+
+
+def _reporting(state: State, members: Mapping[str, Member]) -> list[Member]:
+    """Return whose losses make the loss: all that may take part, but not who has gone before it ever reported one."""
+    live = state.live
+    return [m for m in members.values() if not m.barred and (m.loss is not None or m.name in live)]
 
 
 def _late(state: State, version: int, included: set[str]) -> set[str]:
@@ -347,7 +364,7 @@ def _enter(state: State, phase: Phase, at: float, *, plan_changed: bool = False)
 def _heartbeat(state: State, event: HeartbeatArrived) -> Step:
     heartbeat = event.heartbeat
     name = heartbeat.participant
-    if name not in state.presence:
+    if name not in state.presence or state.members[name].incarnation != heartbeat.incarnation:
         return state, []  # its hello is on the way, or it may not take part and was told so
     before = state.presence[name]
     state = _heard(state, name, event.at, bulletin=heartbeat.bulletin)

@@ -4,6 +4,7 @@
 
     AggregatorError
     ├── StrategyError     an unknown strategy or option
+    ├── TrainingFailed    nothing that could still come would let the training go on
     └── StoreError        the store cannot be used
         └── FencedError   another aggregator has taken over this federation
 """
@@ -17,6 +18,10 @@ class AggregatorError(Exception):
 
 class StrategyError(AggregatorError):
     """A strategy or one of its options is not known, or has a value that means nothing."""
+
+
+class TrainingFailed(AggregatorError):
+    """Nothing that could still come would let the training go on."""
 
 
 class StoreError(AggregatorError):

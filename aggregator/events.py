@@ -114,6 +114,13 @@ class Reject:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveUp:
+    """End the service: nothing that could still come would let the training go on."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Observe:
     """Something that people watch: for metrics, logs and the live table."""
 
@@ -121,4 +128,4 @@ class Observe:
     fields: Mapping[str, Any]
 
 
-Action = Record | Include | Made | Send | Release | Reject | Observe
+Action = Record | Include | Made | Send | Release | Reject | GiveUp | Observe

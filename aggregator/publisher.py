@@ -62,6 +62,9 @@ class Publisher:
         """Give up what is on its way; an aggregator that starts again sends it again."""
         for task in self._sending.values():
             task.cancel()
+        # One that has not begun never will, and so cannot say that it has ended.
+        self._sending.clear()
+        self._idle.set()
 
     def _waits(self, message: Outgoing, error: TransportError, _seconds: float) -> None:
         self._on_trouble(message, error)
@@ -74,6 +77,6 @@ class Publisher:
                 )
                 self._on_published(message)
         finally:
-            del self._sending[address]
+            self._sending.pop(address, None)
             if not self._sending:
                 self._idle.set()

@@ -15,12 +15,13 @@ from random import Random
 from typing import Any, Literal, TypeVar
 
 from aggregator import coordinator
-from aggregator.errors import StoreError
+from aggregator.errors import StoreError, TrainingFailed
 from aggregator.events import (
     EVERYBODY,
     Action,
     ContributionArrived,
     Event,
+    GiveUp,
     GoodbyeArrived,
     HeartbeatArrived,
     HelloArrived,
@@ -211,6 +212,8 @@ class AggregatorService:
         for delivery in deliveries:
             if id(delivery) not in refused:
                 await delivery.ack()
+        for given_up in _of_type(actions, GiveUp):
+            raise TrainingFailed(given_up.reason)
 
     async def _commit(self, before: State, after: State, actions: Sequence[Action]) -> None:
         changed = changes(before, after)

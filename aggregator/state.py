@@ -74,6 +74,7 @@ class Member:
 
     ``received`` and ``settled`` are sequence numbers of the current ``incarnation``; ``pending`` is the id of the
     update that is accepted and not yet in a model. ``barred`` says why nothing is asked of it, where that is so.
+    ``failed_at`` is the version from which it last found no usable result: it is asked again of the next one.
     ``features`` are kept only until the plan is made; ``former`` has the highest number received of
     each earlier incarnation that sent something.
     """
@@ -91,6 +92,7 @@ class Member:
     last_base_version: int = 0
     loss: float | None = None
     barred: str = ""
+    failed_at: int | None = None
     former: dict[str, int] = field(default_factory=dict)
 
 
@@ -132,6 +134,11 @@ class State:
             for name, presence in self.presence.items()
             if presence.state == "live" and not self.members[name].barred
         )
+
+    @property
+    def able(self) -> frozenset[str]:
+        """Those of the live ones whose fit of the current version has not failed."""
+        return frozenset(name for name in self.live if self.members[name].failed_at != self.progress.version)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,9 +15,7 @@ from broker.messages import GlobalModel, Plan, Standing, Task
 from participant.worker import (
     Barred,
     Event,
-    Failed,
     Finished,
-    GaveUp,
     Ignore,
     ModelArrived,
     PlanArrived,
@@ -84,7 +82,7 @@ class Worker(RuleBasedStateMachine):
                     assert sequence == self.unsettled, "it settles what is in flight"
                     assert sequence <= self.settled_by_rosters, "a roster has settled it"
                     self.unsettled = None
-                case Ignore() | Barred() | GaveUp():
+                case Ignore() | Barred():
                     assert action.reason, "there is always a reason"
 
     def check_work(self, work: Work) -> None:
@@ -154,12 +152,6 @@ class Worker(RuleBasedStateMachine):
     def the_work_is_done(self) -> None:
         self.working_on = None
         self.tell(Finished())
-
-    @precondition(lambda self: self.working_on is not None)
-    @rule()
-    def the_work_fails(self) -> None:
-        self.working_on = self.unsettled = None
-        self.tell(Failed("it diverged"))
 
     @invariant()
     def it_knows_what_it_is_doing(self) -> None:

@@ -15,9 +15,7 @@ from participant.worker import (
     Action,
     Barred,
     Event,
-    Failed,
     Finished,
-    GaveUp,
     Ignore,
     ModelArrived,
     PlanArrived,
@@ -218,14 +216,6 @@ def test_finished_it_looks_at_the_newest_model_that_came_meanwhile() -> None:
     state, actions = step(remembered, Finished())
     assert kinds(actions) == [Settle, Work]
     assert state.in_flight == 2
-
-
-def test_failed_it_is_idle_and_waits_for_another_model() -> None:
-    state, actions = step(WORKING, Failed("it diverged"))
-    assert (state.activity, state.in_flight, actions) == ("idle", None, [GaveUp("it diverged")])
-    state, actions = step(state, ModelArrived(model(12)))
-    assert kinds(actions) == [Work]
-    assert state.sequence == 2
 
 
 # --- awaiting ----------------------------------------------------------------------------------

@@ -104,8 +104,8 @@ def _update(state: State, member: Member, update: ModelUpdate) -> Verdict:
         "unasked": member.pending != "",
         "stale": progress.version - update.base_version > rules.max_staleness,
     }
-    content = _content(update, member.n_rows, rules.max_norm)
-    return next((verdict for verdict, holds in reasons.items() if holds), content)
+    refused = next((verdict for verdict, holds in reasons.items() if holds), None)
+    return refused or _content(update, member.n_rows, rules.max_norm)
 
 
 def _content(update: ModelUpdate, n_rows: int, max_norm: float) -> Verdict:

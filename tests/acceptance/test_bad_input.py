@@ -212,15 +212,13 @@ def test_it_is_the_same_for_a_real_process(name: str, tmp_path: Path) -> None:
     assert_nothing_written(tmp_path)
 
 
-def test_a_folder_of_somebody_else_is_left_as_it_is(tmp_path: Path, fedmq: Callable[..., Ended]) -> None:
-    theirs = tmp_path / "theirs"
-    theirs.mkdir()
-    (theirs / "thesis.tex").write_text(CANARY)
-    began = time.monotonic()
-    ended = fedmq(*arguments_of(Case("", replaces={"--out": str(theirs)}), tmp_path))
-    assert_refused(ended, "theirs holds 'thesis.tex', which fedmq did not write: name another folder")
-    assert time.monotonic() - began < 5, "it is told before anything is trained"
-    assert [(path.name, path.read_text()) for path in theirs.iterdir()] == [("thesis.tex", CANARY)]
+def test_the_folder_of_the_data_is_not_replaced_by_the_model(tmp_path: Path, fedmq: Callable[..., Ended]) -> None:
+    given = arguments_of(Case(""), tmp_path)
+    data = Path(given[given.index("--data") + 1])
+    before = sorted(path.name for path in data.iterdir())
+    given[given.index("--out") + 1] = str(data)
+    assert_refused(fedmq(*given), "and would be replaced: name a folder of its own for the model")
+    assert sorted(path.name for path in data.iterdir()) == before
 
 
 # --- settings of the services --------------------------------------------------------------------------

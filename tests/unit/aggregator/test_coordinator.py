@@ -1,5 +1,7 @@
 """Stories of federations, from the first hello to the released model, and what can go wrong on the way."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from unit.aggregator.story import FEATURES, Story, rules, scores
@@ -7,9 +9,10 @@ from unit.aggregator.story import FEATURES, Story, rules, scores
 from aggregator import coordinator
 from aggregator.announcement import asked_of, global_model
 from aggregator.coordinator import restored, step
-from aggregator.events import EVERYBODY, Include, Record, Reject, Release, Tick
+from aggregator.events import EVERYBODY, GiveUp, HeartbeatArrived, Include, Record, Reject, Release, Tick
 from aggregator.state import cells
 from aggregator.strategies import StrategyOptions
+from broker.messages import Heartbeat
 
 SILENCE = 35.0
 DEADLINE = 30.0
@@ -564,3 +567,43 @@ def test_the_federated_model_of_one_does_not_depend_on_the_coordinators_clock() 
         story.arrives(story.update("a", np.array([0.1, 0.2, 0.3])))
     assert slow.weights == quick.weights
     assert coordinator.wake_at(slow.state) != coordinator.wake_at(quick.state)
+
+
+# --- fits that fail ----------------------------------------------------------------------------
+
+
+def failed(story: Story, name: str) -> None:
+    story.arrives(replace(story.update(name), kind="failed", arrays={}))
+
+
+def test_a_site_whose_fit_failed_is_not_waited_for_and_is_asked_again_of_the_next_version() -> None:
+    story = Story(rules("a", "b")).all_say_hello()
+    failed(story, "b")
+    assert story.verdicts == ["failed"]
+    assert story.asked("b") == ""
+    story.trains("a")
+    assert story.version == 1
+    assert story.asked("b") == "train"
+
+
+def test_training_is_given_up_when_every_live_fit_of_a_version_has_failed() -> None:
+    story = Story(rules("a", "b")).all_say_hello()
+    failed(story, "a")
+    assert story.last(GiveUp) == []
+    failed(story, "b")
+    (given_up,) = story.last(GiveUp)
+    assert "the local fit of every site diverged from version 0 on: set a smaller learning_rate" in given_up.reason
+    assert story.restart().last(GiveUp) == [given_up], "a restart does not mend it"
+
+
+def test_the_loss_leaves_out_who_has_gone_before_reporting_one() -> None:
+    story = Story(rules("a", "b")).all_say_hello().goodbye("b")
+    story.trains("a")
+    assert story.observed("version_made")[0]["loss"] is not None
+
+
+def test_a_heartbeat_of_a_former_incarnation_is_passed_over() -> None:
+    story = Story(rules("a")).all_say_hello()
+    before = story.state
+    story.happens(HeartbeatArrived(Heartbeat("heart", "a", "another", "idle", 0), 99.0))
+    assert story.state is before

@@ -12,7 +12,7 @@ import pytest
 from golden.examples import RELEASED
 
 from fedmq import model_file
-from fedmq.errors import CommandError
+from fedmq.errors import CommandError, ModelNotWritten
 from fedmq.model_file import check_out, document, write_model
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ METRICS = dict.fromkeys(("n", "log_loss", "brier", "accuracy", "auc"))
 
 
 def test_the_document_has_the_keys_that_are_documented(out: Path) -> None:
-    assert keys(json.loads(write_model(out, RELEASED).read_text())) == {
+    assert keys(json.loads(write_model(out, RELEASED).path.read_text())) == {
         "format": None,
         "features": None,
         "classes": None,
@@ -71,7 +71,7 @@ def test_the_document_has_the_keys_that_are_documented(out: Path) -> None:
 
 
 def test_the_document_says_what_the_model_does(out: Path) -> None:
-    found = json.loads(write_model(out, RELEASED).read_text(encoding="utf-8"))
+    found = json.loads(write_model(out, RELEASED).path.read_text(encoding="utf-8"))
     assert found["format"] == 1
     assert found["features"] == ["age", "Größe", "bmi"]
     assert found["classes"] == [0, 1]
@@ -88,7 +88,7 @@ def test_the_document_says_what_the_model_does(out: Path) -> None:
 
 
 def test_names_are_written_as_letters_not_as_escapes(out: Path) -> None:
-    assert "Größe" in write_model(out, RELEASED).read_text(encoding="utf-8")
+    assert "Größe" in write_model(out, RELEASED).path.read_text(encoding="utf-8")
 
 
 def test_without_test_rows_there_are_no_metrics_of_them() -> None:
@@ -100,7 +100,8 @@ def test_without_test_rows_there_are_no_metrics_of_them() -> None:
 
 
 def test_a_folder_is_made_with_the_ones_above_it(tmp_path: Path) -> None:
-    path = write_model(tmp_path / "a" / "b" / "model", RELEASED)
+    path, kept = write_model(tmp_path / "a" / "b" / "model", RELEASED)
+    assert kept is None
     assert path == tmp_path / "a" / "b" / "model" / "model.json"
     assert version_in(path.parent) == 42
     assert sorted(entry.name for entry in path.parents[1].iterdir()) == ["model"], "nothing is left behind"
@@ -187,7 +188,7 @@ def test_when_writing_fails_nothing_is_left_behind_and_the_old_model_stays(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(model_file, broken, fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ModelNotWritten, match=r"could not be written to .*No space left on device; what was there"):
         write_model(out, NEWER)
     assert [entry.name for entry in out.parent.iterdir()] == (["model"] if existed else [])
     assert not existed or version_in(out) == 42
@@ -202,14 +203,29 @@ def test_a_number_that_json_does_not_have_is_not_written(out: Path) -> None:
 # --- where it cannot be written --------------------------------------------------------------------------
 
 
-def test_a_folder_with_something_of_somebody_else_is_refused_and_stays(out: Path) -> None:
+def test_a_folder_with_something_of_somebody_else_makes_way_and_is_kept(out: Path) -> None:
     write_model(out, RELEASED)
-    (out / "thesis.tex").write_text("years of work")
-    for attempt in (check_out, lambda folder: write_model(folder, NEWER)):
-        with pytest.raises(CommandError, match=r"holds 'thesis\.tex', which fedmq did not write: name another folder"):
-            attempt(out)
-    assert sorted(entry.name for entry in out.iterdir()) == ["model.json", "thesis.tex"]
-    assert json.loads((out / "model.json").read_text())["version"] == 42
+    for number, text in enumerate(("years of work", "more of it")):
+        (out / "thesis.tex").write_text(text)
+        written = write_model(out, NEWER)
+        assert version_in(out) == 43
+        assert written.kept == out.with_name(f"model.old{number or ''}")
+        assert (written.kept / "thesis.tex").read_text() == text
+    assert write_model(out, NEWER).kept is None
+
+
+def test_a_folder_that_holds_where_we_stand_or_the_data_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "work" / "data"
+    data.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    for folder in (tmp_path, tmp_path / "work"):
+        with pytest.raises(CommandError, match="would be replaced: name a folder of its own"):
+            check_out(folder)
+    with pytest.raises(CommandError, match=r"data holds .*data, and would be replaced"):
+        check_out(data, inputs=[data])
+    check_out(tmp_path / "work" / "model", inputs=[data])
 
 
 def test_a_file_in_place_of_the_folder_is_refused(out: Path) -> None:

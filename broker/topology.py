@@ -72,7 +72,10 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A durable queue and what it promises; see the transport contract for the words used."""
+    """A durable queue and what it promises; see the transport contract for the words used.
+
+    ``expires_seconds`` is for RabbitMQ; a broker in memory keeps its queues for as long as it lives itself.
+    """
 
     name: str
     bindings: tuple[Binding, ...] = ()

@@ -21,8 +21,14 @@ from participant.errors import OutboxError
 #: Of the tables below; a file with another number was written by another version of fedmq.
 LAYOUT = 1
 
-# As in the aggregator's store: large pages for large vectors, and on the disk when a call returns.
-_PRAGMAS = ("PRAGMA page_size = 32768", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL")
+# As in the aggregator's store: pages and cache for large vectors, and on the disk when a call returns.
+_PRAGMAS = (
+    "PRAGMA page_size = 32768",
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA wal_autocheckpoint = 2000",
+    "PRAGMA cache_size = -65536",
+)
 
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",

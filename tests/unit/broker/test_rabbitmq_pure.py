@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from aio_pika import exceptions as amqp
+from aiormq.exceptions import ChannelAccessRefused, ChannelLockedResource
 from servers.processes import free_port
 
-from broker import rabbitmq
 from broker.errors import (
     CredentialsRefused,
     MessageTooLarge,
@@ -25,6 +25,10 @@ from broker.errors import (
     Unroutable,
 )
 from broker.rabbitmq import RabbitMQTransport
+from broker.rabbitmq.declaring import DELIVERY_LIMIT, queue_arguments
+from broker.rabbitmq.subscription import Subscription
+from broker.rabbitmq.tasks import keep_going
+from broker.rabbitmq.words import in_our_words, said, tls_alert, why_no_connection
 from broker.testing import letter
 from broker.topology import Queue
 from broker.transport import MAX_BODY_BYTES
@@ -35,7 +39,7 @@ CERTIFICATE = TLSSettings(cert_file=Path("client.pem"))
 
 
 def test_a_queue_says_what_it_is_and_nothing_else() -> None:
-    assert rabbitmq._arguments(Queue("q", kind="classic")) == {"x-queue-type": "classic", "x-overflow": "drop-head"}
+    assert queue_arguments(Queue("q", kind="classic")) == {"x-queue-type": "classic", "x-overflow": "drop-head"}
 
 
 def test_everything_that_a_queue_promises_is_asked_of_the_broker() -> None:
@@ -48,9 +52,9 @@ def test_everything_that_a_queue_promises_is_asked_of_the_broker() -> None:
         single_active_consumer=True,
         dead_letter_exchange="dead",
     )
-    assert rabbitmq._arguments(queue) == {
+    assert queue_arguments(queue) == {
         "x-queue-type": "quorum",
-        "x-delivery-limit": rabbitmq.DELIVERY_LIMIT,
+        "x-delivery-limit": DELIVERY_LIMIT,
         "x-max-length": 5,
         "x-max-length-bytes": 1000,
         "x-overflow": "reject-publish",
@@ -111,7 +115,7 @@ async def test_what_can_never_work_is_refused_first() -> None:
 
 def why(error: BaseException, cause: BaseException | None = None) -> TransportError:
     error.__cause__ = cause
-    return rabbitmq._why_no_connection(error, parse_url(URL), "alice")
+    return why_no_connection(error, parse_url(URL), "alice")
 
 
 def untrusted() -> ssl.SSLCertVerificationError:
@@ -157,8 +161,8 @@ async def test_a_broker_that_hung_up_and_is_gone_gives_no_reason() -> None:
     hung_up = amqp.AMQPConnectionError()
     hung_up.__cause__ = ConnectionResetError()
     nobody = parse_url(f"amqps://alice:secret@127.0.0.1:{free_port()}")
-    assert await rabbitmq._tls_alert(hung_up, nobody, ssl.create_default_context()) is None
-    assert await rabbitmq._tls_alert(hung_up, nobody, None) is None
+    assert await tls_alert(hung_up, nobody, ssl.create_default_context()) is None
+    assert await tls_alert(hung_up, nobody, None) is None
 
 
 @pytest.mark.parametrize(
@@ -166,8 +170,8 @@ async def test_a_broker_that_hung_up_and_is_gone_gives_no_reason() -> None:
     [
         (amqp.ChannelNotFoundEntity("NOT_FOUND - no queue 'q'"), NotDeclared),
         (amqp.ChannelPreconditionFailed("PRECONDITION_FAILED - inequivalent arg"), TopologyRefused),
-        (rabbitmq.ChannelAccessRefused("ACCESS_REFUSED"), TopologyRefused),
-        (rabbitmq.ChannelLockedResource("RESOURCE_LOCKED"), TopologyRefused),
+        (ChannelAccessRefused("ACCESS_REFUSED"), TopologyRefused),
+        (ChannelLockedResource("RESOURCE_LOCKED"), TopologyRefused),
         (amqp.ChannelClosed(None, None), TransportUnavailable),
         (amqp.ChannelInvalidStateError("closed"), TransportUnavailable),
         (amqp.ConnectionClosed(320, "CONNECTION_FORCED"), TransportUnavailable),
@@ -178,12 +182,12 @@ async def test_a_broker_that_hung_up_and_is_gone_gives_no_reason() -> None:
     ],
 )
 async def test_every_error_of_the_client_becomes_one_of_ours(raised: Exception, ours: type[TransportError]) -> None:
-    with pytest.raises(ours), rabbitmq._in_our_words():
+    with pytest.raises(ours), in_our_words():
         raise raised
 
 
 async def test_a_cancellation_that_nobody_asked_for_is_a_lost_connection() -> None:
-    with pytest.raises(TransportUnavailable), rabbitmq._in_our_words():
+    with pytest.raises(TransportUnavailable), in_our_words():
         raise asyncio.CancelledError
 
 
@@ -191,7 +195,7 @@ async def test_a_cancellation_that_nobody_asked_for_is_a_lost_connection() -> No
 async def test_a_cancellation_that_somebody_asked_for_stays_one(swallowed_by: Exception | str | None) -> None:
     # The client raises the connection's error when that dies at the same moment, or even nothing.
     async def wait() -> None:
-        with rabbitmq._in_our_words():
+        with in_our_words():
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -212,11 +216,11 @@ async def test_who_was_cancelled_before_can_still_say_good_bye() -> None:
         try:
             await asyncio.Event().wait()
         finally:
-            with rabbitmq._in_our_words():
-                said = "good-bye"
-            with pytest.raises(TransportUnavailable), rabbitmq._in_our_words():
+            with in_our_words():
+                last_words = "good-bye"
+            with pytest.raises(TransportUnavailable), in_our_words():
                 raise asyncio.CancelledError
-        return said  # pragma: no cover
+        return last_words  # pragma: no cover
 
     task = asyncio.create_task(work())
     await asyncio.sleep(0)
@@ -226,7 +230,7 @@ async def test_who_was_cancelled_before_can_still_say_good_bye() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "words"),
     [
         (None, "closed without a reason"),
         (TimeoutError(), "no answer in time"),
@@ -235,8 +239,8 @@ async def test_who_was_cancelled_before_can_still_say_good_bye() -> None:
         (OSError(111, "Connect call failed"), "Connect call failed"),
     ],
 )
-def test_what_the_broker_or_the_system_said_is_passed_on(error: BaseException | None, said: str) -> None:
-    assert rabbitmq._said(error) == said
+def test_what_the_broker_or_the_system_said_is_passed_on(error: BaseException | None, words: str) -> None:
+    assert said(error) == words
 
 
 class Lossy:
@@ -249,8 +253,8 @@ class Lossy:
         self.reason = reason
 
 
-def subscription(link: Lossy, *unsettled: int) -> rabbitmq._Subscription:
-    made = rabbitmq._Subscription(link, None, None, None)  # type: ignore[arg-type]
+def subscription(link: Lossy, *unsettled: int) -> Subscription:
+    made = Subscription(link, "q", None, None, None)  # type: ignore[arg-type]
     made._unsettled.update(unsettled)
     return made
 
@@ -266,7 +270,7 @@ async def test_a_settlement_on_a_dead_channel_is_dropped_and_not_tried_again() -
 
 
 async def test_a_settlement_that_nobody_reads_gives_the_link_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rabbitmq, "ANSWER_SECONDS", 0.001)
+    monkeypatch.setattr("broker.rabbitmq.subscription.ANSWER_SECONDS", 0.001)
     link = Lossy()
     await subscription(link, 1).settle(1, asyncio.Event().wait)  # type: ignore[arg-type]
     assert "could not be sent" in link.reason
@@ -295,7 +299,7 @@ async def test_a_listener_that_fails_stops_nothing() -> None:
 
     reported: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
-    RabbitMQTransport([URL], on_event=listen)._tell("lost", "gone")
+    RabbitMQTransport([URL], on_event=listen)._supervisor.tell("lost", "gone")
     assert isinstance(reported[0]["exception"], ZeroDivisionError)
 
 
@@ -305,7 +309,7 @@ async def test_a_supervisor_that_dies_of_a_mistake_is_reported() -> None:
 
     reported: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
-    await asyncio.wait([rabbitmq._keep_going(work(), "connection of alice")])
+    await asyncio.wait([keep_going(work(), "connection of alice")])
     await asyncio.sleep(0)
     assert "connection of alice" in str(reported[0]["message"])
     assert isinstance(reported[0]["exception"], ZeroDivisionError)

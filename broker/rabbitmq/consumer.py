@@ -1,0 +1,157 @@
+"""A consumer: one subscription after another, whatever ended the last one.
+
+It waits for its channel to be gone (by an error, a deleted queue, a lost link), and has a new one with
+its own prefetch as soon as there is a link. What was unsettled on the old channel comes again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from broker.errors import TransportError, TransportUnavailable
+from broker.rabbitmq.subscription import RabbitMQDelivery, Subscription
+from broker.rabbitmq.tasks import end, keep_going
+from broker.rabbitmq.words import in_our_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.rabbitmq.link import Link
+    from broker.rabbitmq.supervisor import Supervisor
+    from broker.transport import Delivery
+
+
+class RabbitMQConsumer:
+    """A standing subscription to one queue, on a channel of its own; see the transport contract.
+
+    Parameters
+    ----------
+    supervisor
+        Gives the links.
+    queue
+        Its name.
+    prefetch
+        Deliveries that may be unsettled at a time.
+    forget
+        Called with this consumer when it is closed.
+    """
+
+    def __init__(
+        self, supervisor: Supervisor, queue: str, *, prefetch: int, forget: Callable[[RabbitMQConsumer], None]
+    ) -> None:
+        self._supervisor = supervisor
+        self._queue = queue
+        self._prefetch = prefetch
+        self._forget = forget
+        self._untaken: deque[RabbitMQDelivery] = deque()
+        self._arrival = asyncio.Event()
+        self._paused = False
+        self._closed = False
+        # Held while the subscription is made, paused, resumed or ended.
+        self._changing = asyncio.Lock()
+        self._subscription: Subscription | None = None
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def start(self, link: Link) -> None:
+        """Subscribe on ``link``, and see to it that there is a subscription from now on."""
+        await self._subscribe(link)
+        self._keeper = keep_going(self._keep(link), f"consumer of {self._queue}")
+
+    async def take(self) -> Delivery:
+        """Return the next delivery, waiting for it."""
+        while not self._untaken:
+            if self._closed:
+                raise TransportUnavailable(f"the consumer of {self._queue} is closed")
+            self._arrival.clear()
+            await self._arrival.wait()
+        return self._untaken.popleft()
+
+    def waiting(self) -> list[Delivery]:
+        """Take everything that has come already."""
+        taken: list[Delivery] = list(self._untaken)
+        self._untaken.clear()
+        return taken
+
+    async def pause(self) -> None:
+        """Take no more messages; those that nobody took go back."""
+        async with self._changing:
+            self._paused = True
+            if self._subscription is not None and await self._subscription.stop():
+                untaken = list(self._untaken)
+                self._untaken.clear()
+                for delivery in untaken:
+                    await delivery.give_back()
+
+    async def resume(self) -> None:
+        """Take messages again."""
+        async with self._changing:
+            self._paused = False
+            if self._subscription is not None:
+                with suppress(TransportError):
+                    await self._subscription.start()
+
+    async def close(self) -> None:
+        """End the subscription; what is unsettled goes back."""
+        self._closed = True
+        self._forget(self)
+        if self._keeper is not None:
+            await end(self._keeper)
+        async with self._changing:
+            await self._drop_subscription()
+        self._arrival.set()
+
+    async def _keep(self, link: Link) -> None:
+        """Subscribe again, whatever ended the subscription."""
+        while (subscription := self._subscription) is not None:
+            await subscription.gone.wait()
+            async with self._changing:
+                await self._drop_subscription()
+            if not link.gone.is_set():
+                self._tell_lost(f"the broker ended the consumer of {self._queue}: {subscription.reason}", 0)
+            link = await self._subscribe_again()
+
+    async def _subscribe_again(self) -> Link:
+        for attempt in itertools.count(1):
+            link = await self._supervisor.next_link()
+            try:
+                # The queue may have been deleted; where it was not, this changes nothing.
+                await link.declare(self._supervisor.topologies)
+                await self._subscribe(link)
+            except TransportError as error:
+                if not link.gone.is_set():
+                    self._tell_lost(f"cannot consume from {self._queue}: {error}", attempt)
+                await self._supervisor.pause(attempt)
+            else:
+                return link
+        raise AssertionError("counting never ends")
+
+    def _tell_lost(self, detail: str, attempt: int) -> None:
+        self._supervisor.tell("consumer-lost", detail, attempt)
+
+    async def _subscribe(self, link: Link) -> None:
+        async with self._changing:
+            with in_our_words():
+                subscription = await Subscription.open(link, self._queue, self._receive, prefetch=self._prefetch)
+            # Before it starts: the first delivery may come before the answer does.
+            self._subscription = subscription
+            if not self._paused:
+                try:
+                    await subscription.start()
+                except BaseException:
+                    await self._drop_subscription()
+                    raise
+
+    def _receive(self, subscription: Subscription, delivery: RabbitMQDelivery) -> None:
+        if subscription is self._subscription:
+            self._untaken.append(delivery)
+            self._arrival.set()
+
+    async def _drop_subscription(self) -> None:
+        subscription, self._subscription = self._subscription, None
+        self._untaken.clear()
+        if subscription is not None:
+            await subscription.close()

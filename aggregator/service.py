@@ -14,6 +14,8 @@ from hashlib import sha256
 from random import Random
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+
 from aggregator import coordinator
 from aggregator.errors import StoreError, TrainingFailed
 from aggregator.events import (
@@ -54,6 +56,9 @@ from broker.transport import Consumer, Delivery, Outgoing, Transport
 
 #: Deliveries taken at most into one commit; with one update in flight each, participants bound it too.
 PREFETCH = 32
+
+#: Bytes from which decoding a body is worth a thread.
+LARGE_BODY_BYTES = 256 * 1024
 
 T = TypeVar("T")
 InThread = Callable[..., Awaitable[Any]]
@@ -181,7 +186,7 @@ class AggregatorService:
         events: list[Event] = []
         for delivery in deliveries:
             try:
-                events.append(self._event(delivery))
+                events.append(await self._decoded(delivery))
                 usable.append(delivery)
             except RemoteMessageError as error:
                 await self._reject(delivery, error.reason, str(error))
@@ -249,7 +254,14 @@ class AggregatorService:
 
     # --- what comes in -------------------------------------------------------------------------
 
-    def _event(self, delivery: Delivery) -> Event:
+    async def _decoded(self, delivery: Delivery) -> Event:
+        """Return the event that ``delivery`` brings; a large one is decoded while the next is already received."""
+        if len(delivery.body) < LARGE_BODY_BYTES:
+            return self._event(delivery, self._now())
+        event: Event = await self.in_thread(self._event, delivery, self._now())
+        return event
+
+    def _event(self, delivery: Delivery, at: float) -> Event:
         """Return the event that ``delivery`` brings; raises `RemoteMessageError` where it cannot be believed."""
         kind, sender = self._address(delivery)
         sizes = Sizes(len(self._state.plan.features)) if self._state.plan else None
@@ -259,7 +271,6 @@ class AggregatorService:
             raise MalformedMessage(f"a {type(message).__name__} came under a routing key for {kind}")
         if message.federation != self.rules.federation or message.participant != sender:
             raise ForgedMessage("payload and routing key name different senders")
-        at = self._now()
         match message:
             case Hello():
                 return HelloArrived(message, at)
@@ -346,4 +357,4 @@ def _of_type(actions: Sequence[Action], kind: type[T]) -> tuple[T, ...]:
 
 
 def _hash(weights: Array) -> str:
-    return sha256(weights.tobytes()).hexdigest()
+    return sha256(np.ascontiguousarray(weights).data).hexdigest()

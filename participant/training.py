@@ -58,9 +58,10 @@ def perform(work: Work, prepared: Prepared) -> ModelUpdate | Evaluation:
 
 def local_fit(problem: Problem, weights: Array, plan: Plan, rng: np.random.Generator) -> Array:
     """Return ``weights`` after the plan's local steps on ``problem``, (n_parameters,); not finite where it diverged."""
-    options: dict[str, Any] = {"learning_rate": plan.work.learning_rate, "batch_size": plan.work.batch_size}
-    given = {name: value for name, value in options.items() if value is not None}
-    solver = make_solver(plan.work.solver, **(given if plan.work.solver == "gradient-descent" else {}))
+    options: dict[str, Any] = {}
+    if plan.work.solver == "gradient-descent":
+        options = {"learning_rate": plan.work.learning_rate, "batch_size": plan.work.batch_size, "look": False}
+    solver = make_solver(plan.work.solver, **options)
     with np.errstate(over="ignore", invalid="ignore"):  # a fit that runs away is told below, in a sentence
         state = solver.init(problem, np.array(weights), rng)
         for _ in range(plan.work.steps):

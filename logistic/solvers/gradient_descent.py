@@ -36,7 +36,7 @@ class GradientDescentState:
     Parameters
     ----------
     w : (n_parameters,) intercept last.
-    gradient : (n_parameters,) of all rows at ``w``; None with mini-batches.
+    gradient : (n_parameters,) of all rows at ``w``; None with mini-batches, and where nobody looks.
     learning_rate : in use, also when it was derived.
     n_steps : steps taken.
     seed : of the shuffles, drawn from the generator at the start; 0 without mini-batches.
@@ -62,6 +62,8 @@ class GradientDescent:
     ----------
     learning_rate : positive; None for 1 / L (see the module).
     batch_size : rows per step; None for all of them.
+    look : leave the gradient at the new weights in the state, by which `solve` sees where it is. Without it a
+        run of a fixed number of steps costs one gradient less.
 
     Raises
     ------
@@ -71,6 +73,7 @@ class GradientDescent:
 
     learning_rate: float | None = None
     batch_size: int | None = None
+    look: bool = True
 
     def __post_init__(self) -> None:
         rate = self.learning_rate
@@ -89,7 +92,7 @@ class GradientDescent:
         """
         if self.batch_size is None:
             rate = self.learning_rate or _inverse(largest_curvature(problem))
-            return GradientDescentState(w, gradient(problem, w), rate)
+            return GradientDescentState(w, self._gradient(problem, w), rate)
         if rng is None:
             raise ParameterError("mini-batches need a generator: pass rng=numpy.random.default_rng(seed)")
         rate = self.learning_rate or _inverse(largest_row_curvature(problem))
@@ -103,7 +106,10 @@ class GradientDescent:
         w = state.w - state.learning_rate * g
         if np.array_equal(w, state.w):
             return state
-        return GradientDescentState(w, gradient(problem, w), state.learning_rate, state.n_steps + 1)
+        return GradientDescentState(w, self._gradient(problem, w), state.learning_rate, state.n_steps + 1)
+
+    def _gradient(self, problem: Problem, w: Vector) -> Vector | None:
+        return gradient(problem, w) if self.look else None
 
     @staticmethod
     def _batch_step(problem: Problem, state: GradientDescentState, size: int) -> GradientDescentState:

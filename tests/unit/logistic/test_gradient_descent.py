@@ -122,3 +122,13 @@ def test_a_learning_rate_that_leads_nowhere_is_refused(options: dict[str, Any]) 
 def test_batches_of_no_rows_are_refused() -> None:
     with pytest.raises(ParameterError, match="batch_size"):
         GradientDescent(batch_size=0)
+
+
+def test_without_looking_the_steps_are_the_same_bits_and_nobody_knows_the_gradient(problem: Problem) -> None:
+    start = np.zeros(problem.n_parameters)
+    looking, blind = GradientDescent(learning_rate=0.1), GradientDescent(learning_rate=0.1, look=False)
+    seen, unseen = looking.init(problem, start, None), blind.init(problem, start, None)
+    for _ in range(3):
+        seen, unseen = looking.step(problem, seen), blind.step(problem, unseen)
+    assert unseen.gradient is None
+    assert np.array_equal(seen.w, unseen.w)

@@ -8,11 +8,12 @@ RUN := $(VENV)/bin
 # Debian packages that the tests start servers of; installed only where their programs are missing.
 SERVERS := rabbitmq-server prometheus amqp-tools openssl
 
-.PHONY: demo test checks unit suites servers benchmarks dashboards clean help
+.PHONY: rabbitmq4 demo test checks unit suites servers benchmarks dashboards clean help
 
 help:
 	@echo "make demo        install into $(VENV) and train on four real hospitals"
 	@echo "make test        every check and test; installs the servers they need from Debian when missing"
+	@echo "make rabbitmq4   the transport contract and the compose topology on RabbitMQ 4.x too (root)"
 	@echo "make benchmarks  the figures of docs/performance.md"
 	@echo "make dashboards  write the Grafana dashboard anew"
 	@echo "make clean       remove $(VENV) and what tools left behind"
@@ -54,6 +55,13 @@ unit: $(VENV)/developed servers
 
 suites: $(VENV)/developed servers
 	FEDMQ_REQUIRE_SERVERS=1 $(RUN)/python -m pytest -q tests --ignore=tests/unit
+
+# RabbitMQ 4.x beside Debian's 3.10, in a folder of its own (400 MB; root): the contract, and the compose topology.
+RABBITMQ4 ?= /var/tmp/fedmq-rabbitmq4
+rabbitmq4: $(VENV)/developed servers
+	@scripts/install_debian.sh debootstrap
+	test -d $(RABBITMQ4)/usr/lib/rabbitmq || tests/servers/get_rabbitmq4.sh $(RABBITMQ4)
+	FEDMQ_REQUIRE_SERVERS=1 FEDMQ_RABBITMQ4_ROOT=$(RABBITMQ4) $(RUN)/python -m pytest -q tests/contract/test_transport.py tests/acceptance/test_compose.py
 
 # --- the rest ----------------------------------------------------------------------------------
 

@@ -290,7 +290,7 @@ def test_an_unreachable_broker_is_told_within_seconds_and_without_its_password(t
 def test_small_and_odd_sites_train(content: str, tmp_path: Path, fedmq: Callable[..., Ended]) -> None:
     ended = fedmq(*arguments_of(Case("", content), tmp_path), "--max-versions", "30")
     assert (ended.code, "Traceback" in ended.err) == (0, False)
-    assert "model written to" in ended.out
+    assert "The model is in" in ended.out
     assert (tmp_path / "model" / "model.json").is_file()
 
 

@@ -59,6 +59,10 @@ class Reporter:
         )
         self.stepped(state, [], now)
 
+    def stopped(self, state: State) -> None:
+        """The service has ended in order."""
+        self._log.info("aggregator_stopped", phase=state.progress.phase, version=state.progress.version)
+
     def stepped(self, state: State, observed: Sequence[Observe], now: float) -> None:
         """A step was committed."""
         for observation in observed:

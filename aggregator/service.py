@@ -141,6 +141,7 @@ class AggregatorService:
             for worker in workers:
                 worker.cancel()
             await self._leave([updates, presence])
+        self.reporter.stopped(self._state)
 
     async def _leave(self, consumers: Sequence[Consumer]) -> None:
         """Finish the step in hand, let publications be confirmed, give the rest back."""

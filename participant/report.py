@@ -26,6 +26,10 @@ class Reporter:
         self._health.ready("service")
         self._log.info("participant_started", federation=federation, table=table)
 
+    def stopped(self) -> None:
+        """The service has ended in order."""
+        self._log.info("participant_stopped")
+
     def waits_for_aggregator(self, error: TransportError, seconds: float) -> None:
         """The exchanges are not there: no aggregator has served this broker yet."""
         self._health.not_ready("service", f"{error}; is the aggregator running?")

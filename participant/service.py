@@ -111,6 +111,7 @@ class ParticipantService:
                 task.cancel()
             await plans.close()
             await self._models.close()
+        self.reporter.stopped()
 
     async def _declared(self) -> bool:
         """Declare our queues as soon as the aggregator's exchanges are there; False when asked to stop before."""

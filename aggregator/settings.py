@@ -32,10 +32,17 @@ class AggregatorSettings(ServiceSettings):
     seed: int = Field(0, ge=0, description="Seed of everything that is random in local fits.")
     strategy: str = Field("auto", description="How updates become the next model.")
     buffer_size: int | None = Field(None, ge=1, description="fedbuff: updates that make a version.")
-    quorum: int | None = Field(None, ge=1, description="fedavg, fedbuff: updates that are enough at the deadline.")
-    deadline_seconds: float | None = Field(None, gt=0, description="fedavg, fedbuff: how long a version waits.")
+    quorum: int | None = Field(None, ge=1, description="Rounds, fedbuff: updates that are enough at the deadline.")
+    deadline_seconds: float | None = Field(None, gt=0, description="Rounds, fedbuff: how long a version waits.")
     mixing_rate: float | None = Field(None, description="fedasync: alpha.")
-    server_learning_rate: float | None = Field(None, description="fedbuff: eta_g.")
+    server_learning_rate: float | None = Field(
+        None, description="fedbuff, fedavgm, fedadagrad, fedadam, fedyogi: the server's step."
+    )
+    momentum: float | None = Field(
+        None, description="fedavgm, fedadagrad, fedadam, fedyogi: what stays of the last step."
+    )
+    second_momentum: float | None = Field(None, description="fedadam, fedyogi: what stays of the squared changes.")
+    adaptivity: float | None = Field(None, description="fedadagrad, fedadam, fedyogi: tau.")
     staleness: Literal["constant", "polynomial", "hinge"] | None = Field(None, description="How late updates count.")
     staleness_a: float | None = Field(None, description="Its parameter a.")
     staleness_b: int | None = Field(None, description="Its parameter b (hinge).")
@@ -72,6 +79,9 @@ class AggregatorSettings(ServiceSettings):
             deadline_seconds=self.deadline_seconds,
             mixing_rate=self.mixing_rate,
             server_learning_rate=self.server_learning_rate,
+            momentum=self.momentum,
+            second_momentum=self.second_momentum,
+            adaptivity=self.adaptivity,
             staleness=self.staleness,
             staleness_a=self.staleness_a,
             staleness_b=self.staleness_b,

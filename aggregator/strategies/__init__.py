@@ -1,24 +1,31 @@
 """The strategies, one paper a module, and the one place where they are found by name.
 
-=========== ============ ===================== ===========
-name        sends        aggregates            result
-=========== ============ ===================== ===========
-`fedavg`    weights      in rounds             approximate
-`fedasync`  weights      at each arrival       approximate
-`fedbuff`   delta        at K arrivals         approximate
-=========== ============ ===================== ===========
+============ ============ ===================== ===========
+name         sends        aggregates            result
+============ ============ ===================== ===========
+`fedavg`     weights      in rounds             approximate
+`fedavgm`    delta        in rounds             approximate
+`fedadagrad` delta        in rounds             approximate
+`fedadam`    delta        in rounds             approximate
+`fedyogi`    delta        in rounds             approximate
+`fedasync`   weights      at each arrival       approximate
+`fedbuff`    delta        at K arrivals         approximate
+============ ============ ===================== ===========
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from aggregator.errors import StrategyError
 from aggregator.strategies.base import Contribution, Finished, Strategy, StrategyState
 from aggregator.strategies.fedasync import FedAsync
 from aggregator.strategies.fedavg import FedAvg
+from aggregator.strategies.fedavgm import FedAvgM
 from aggregator.strategies.fedbuff import FedBuff
+from aggregator.strategies.fedopt import FedOpt
 from aggregator.strategies.pace import Pace
 from aggregator.strategies.staleness import Staleness, staleness_function
 
@@ -47,6 +54,9 @@ class StrategyOptions:
     deadline_seconds: float | None = None
     mixing_rate: float | None = None
     server_learning_rate: float | None = None
+    momentum: float | None = None
+    second_momentum: float | None = None
+    adaptivity: float | None = None
     staleness: str | None = None
     staleness_a: float | None = None
     staleness_b: int | None = None
@@ -84,13 +94,36 @@ def _fedbuff(options: StrategyOptions) -> Strategy:
     )
 
 
+def _given(options: StrategyOptions, *names: str) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def _fedavgm(options: StrategyOptions) -> Strategy:
+    given = _given(options, "server_learning_rate", "momentum")
+    return FedAvgM(pace=_pace(options, count=None), staleness=_staleness(options), **given)
+
+
+def _fedopt(name: str, **default: float) -> Callable[[StrategyOptions], Strategy]:
+    def make(options: StrategyOptions) -> Strategy:
+        given = _given(options, "server_learning_rate", "momentum", "second_momentum", "adaptivity")
+        return FedOpt(name, pace=_pace(options, count=None), staleness=_staleness(options), **{**default, **given})
+
+    return make
+
+
 _STALENESS = {"staleness", "staleness_a", "staleness_b"}
+_ROUNDS = {"quorum", "deadline_seconds"}
+_ADAPTIVE = {"server_learning_rate", "momentum", "second_momentum", "adaptivity"}
 
 #: name -> (how it is made, the options it has). One line adds a strategy.
 STRATEGIES: dict[str, tuple[Callable[[StrategyOptions], Strategy], set[str]]] = {
-    "fedavg": (_fedavg, _STALENESS | {"quorum", "deadline_seconds"}),
+    "fedavg": (_fedavg, _STALENESS | _ROUNDS),
+    "fedavgm": (_fedavgm, _STALENESS | _ROUNDS | {"server_learning_rate", "momentum"}),
+    "fedadagrad": (_fedopt("fedadagrad", server_learning_rate=0.1), _STALENESS | _ROUNDS | _ADAPTIVE),
+    "fedadam": (_fedopt("fedadam"), _STALENESS | _ROUNDS | _ADAPTIVE),
+    "fedyogi": (_fedopt("fedyogi"), _STALENESS | _ROUNDS | _ADAPTIVE),
     "fedasync": (_fedasync, _STALENESS | {"mixing_rate"}),
-    "fedbuff": (_fedbuff, _STALENESS | {"buffer_size", "quorum", "deadline_seconds", "server_learning_rate"}),
+    "fedbuff": (_fedbuff, _STALENESS | _ROUNDS | {"buffer_size", "server_learning_rate"}),
 }
 
 

@@ -10,8 +10,11 @@ vectors of the server's own (momentum, control variates).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
+
+import numpy as np
 
 from aggregator.strategies.pace import Pace
 from broker.messages import Array
@@ -95,3 +98,13 @@ def hold(state: StrategyState, contribution: Contribution) -> StrategyState:
 def in_order(state: StrategyState) -> list[Contribution]:
     """Return what is held in the order of names: sums must not depend on who came first, not even in the last bit."""
     return [state.held[name] for name in sorted(state.held)]
+
+
+def mean_delta(contributions: Sequence[Contribution], weigh: Callable[[Contribution], float]) -> Array:
+    """Return sum_k weigh_k delta_k / sum_k weigh_k, (n_parameters,): the pseudo-gradient of a round."""
+    weights = [weigh(contribution) for contribution in contributions]
+    total = sum(weights)
+    mean = np.zeros_like(contributions[0].arrays["delta"])
+    for weight, contribution in zip(weights, contributions, strict=True):
+        mean += (weight / total) * contribution.arrays["delta"]
+    return mean

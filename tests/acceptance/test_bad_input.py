@@ -227,7 +227,7 @@ def test_the_folder_of_the_data_is_not_replaced_by_the_model(tmp_path: Path, fed
 @pytest.mark.parametrize(
     ("command", "content", "sentence"),
     [
-        ("aggregator", f'sead = "{CANARY}"', "there is no setting 'sead'; there are batch_size, broker,"),
+        ("aggregator", f'sead = "{CANARY}"', "there is no setting 'sead'; there are adaptivity, batch_size, broker,"),
         ("participant", f'labels = "{CANARY}"', "there is no setting 'labels'; there are aggregator_user"),
         ("aggregator", f'participants = ["a", "{CANARY}.*"]', "participants.1: use letters, digits"),
         ("aggregator", 'participants = ["a", "a"]', "participants: a name stands twice"),

@@ -62,8 +62,33 @@ class TestFedAsyncThatMixesAllIn(StrategyContract):
         return 1.0
 
 
+class TestFedAvgM(TestFedAvg):
+    def make_strategy(self) -> Strategy:
+        return make_strategy("fedavgm")
+
+
+class _Adaptive(TestFedAvg):
+    one_is_its_local_fit = None  # every component moves by about the server's own step
+
+
+class TestFedAdagrad(_Adaptive):
+    def make_strategy(self) -> Strategy:
+        return make_strategy("fedadagrad")
+
+
+class TestFedAdam(_Adaptive):
+    def make_strategy(self) -> Strategy:
+        return make_strategy("fedadam")
+
+
+class TestFedYogi(_Adaptive):
+    def make_strategy(self) -> Strategy:
+        return make_strategy("fedyogi")
+
+
 def test_every_strategy_in_the_registry_is_examined() -> None:
-    examined = {examination().make_strategy() for examination in (TestFedAvg, TestFedBuff, TestFedAsync)}
+    examinations = (TestFedAvg, TestFedAvgM, TestFedAdagrad, TestFedAdam, TestFedYogi, TestFedBuff, TestFedAsync)
+    examined = {examination().make_strategy() for examination in examinations}
     assert examined == {make_strategy(name) for name in STRATEGIES}
 
 

@@ -10,7 +10,9 @@ from aggregator.errors import StrategyError
 from aggregator.strategies import STRATEGIES, Contribution, Finished, Strategy, StrategyOptions, make_strategy
 from aggregator.strategies.fedasync import FedAsync
 from aggregator.strategies.fedavg import FedAvg
+from aggregator.strategies.fedavgm import FedAvgM
 from aggregator.strategies.fedbuff import FedBuff
+from aggregator.strategies.fedopt import FedOpt
 from aggregator.strategies.staleness import Constant, Hinge, Polynomial
 
 W = np.array([1.0, -2.0, 0.5])
@@ -151,7 +153,7 @@ def test_an_option_that_a_strategy_does_not_have_is_refused_and_not_passed_over(
 
 
 def test_an_unknown_strategy_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(StrategyError, match="'fedmagic': choose one of fedasync, fedavg, fedbuff"):
+    with pytest.raises(StrategyError, match="'fedmagic': choose one of fedadagrad, fedadam, fedasync, fedavg, fedavgm, fedbuff, fedyogi"):
         make_strategy("fedmagic")
 
 
@@ -165,3 +167,88 @@ def test_a_mixing_rate_lies_above_zero_and_not_above_one(rate: float) -> None:
 def test_a_server_learning_rate_lies_above_zero(rate: float) -> None:
     with pytest.raises(StrategyError, match="server learning rate"):
         FedBuff(server_learning_rate=rate)
+
+
+# --- server optimizers ----------------------------------------------------------------------
+
+A, B = contribution("a", [2, 0, 4], n=30.0), contribution("b", [0, 8, 0], n=10.0)
+MEAN = np.array([1.5, 2.0, 3.0])  # of the two, by rows
+
+
+def rounds(strategy: Strategy, n: int) -> Finished:
+    """Return what ``n`` rounds of the same two changes make of `W`."""
+    state, weights = strategy.init(W), W
+    for _ in range(n):
+        for each in (B, A):
+            state = strategy.receive(state, each)
+        finished = strategy.finish(state, weights)
+        state, weights = finished.state, finished.weights
+    return finished
+
+
+def test_fedavgm_without_momentum_is_fedavg() -> None:
+    np.testing.assert_allclose(rounds(FedAvgM(momentum=0.0), 1).weights, W + MEAN, rtol=1e-15)
+
+
+def test_fedavgm_goes_on_in_the_directions_that_stay() -> None:
+    """The velocity after three rounds of one change d is d (1 + beta + beta^2)."""
+    after = rounds(FedAvgM(momentum=0.5, server_learning_rate=0.1), 3)
+    np.testing.assert_allclose(after.state.shared["velocity"], MEAN * 1.75, rtol=1e-15)
+    np.testing.assert_allclose(after.weights, W + 0.1 * MEAN * (1 + 1.5 + 1.75), rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("name", "second_moments"),
+    [
+        ("fedadagrad", [0.01 + MEAN**2, 0.01 + 2 * MEAN**2]),
+        ("fedadam", [0.0099 + 0.01 * MEAN**2, 0.009801 + 0.0199 * MEAN**2]),
+        ("fedyogi", [0.01 + 0.01 * MEAN**2, 0.01 + 0.02 * MEAN**2]),
+    ],
+)
+def test_the_adaptive_steps_are_those_of_the_paper(name: str, second_moments: list[Any]) -> None:
+    """Algorithm 2 by hand: v starts at tau^2 = .01; Yogi's sign is -1 as long as v is below the squared change."""
+    strategy = FedOpt(name, server_learning_rate=0.5, momentum=0.9, second_momentum=0.99, adaptivity=0.1)
+    expected = W
+    for n, (m, v) in enumerate(zip((0.1 * MEAN, 0.19 * MEAN), second_moments, strict=True), start=1):
+        after = rounds(strategy, n)
+        expected = expected + 0.5 * m / (np.sqrt(v) + 0.1)
+        np.testing.assert_allclose(after.state.shared["m"], m, rtol=1e-14)
+        np.testing.assert_allclose(after.state.shared["v"], v, rtol=1e-14)
+        np.testing.assert_allclose(after.weights, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["fedavgm", "fedadagrad", "fedadam", "fedyogi"])
+def test_a_change_that_comes_a_round_too_late_counts_less(name: str) -> None:
+    strategy = make_strategy(name)
+    assert strategy.weigh(contribution("a", [1, 1, 1], n=8.0, staleness=3)) == 4.0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"server_learning_rate": 0.0},
+        {"momentum": 1.0},
+        {"momentum": -0.1},
+    ],
+)
+def test_a_server_step_that_leads_nowhere_is_refused(wrong: dict[str, float]) -> None:
+    for make in (FedAvgM, lambda **given: FedOpt("fedadam", **given)):
+        with pytest.raises(StrategyError):
+            make(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"adaptivity": 0.0}, {"second_momentum": 1.0}])
+def test_a_scale_that_means_nothing_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(StrategyError, match="of fedyogi"):
+        FedOpt("fedyogi", **wrong)
+
+
+def test_the_options_of_the_server_optimizers_reach_them() -> None:
+    options = StrategyOptions(server_learning_rate=0.2, momentum=0.5, second_momentum=0.9, adaptivity=0.01, quorum=2)
+    adam = make_strategy("fedadam", options)
+    assert isinstance(adam, FedOpt)
+    assert (adam.server_learning_rate, adam.momentum, adam.second_momentum, adam.adaptivity) == (0.2, 0.5, 0.9, 0.01)
+    assert adam.pace.quorum == 2
+    assert make_strategy("fedadagrad") == FedOpt("fedadagrad", server_learning_rate=0.1)
+    with pytest.raises(StrategyError, match="fedavgm has no option second_momentum"):
+        make_strategy("fedavgm", StrategyOptions(second_momentum=0.9))

@@ -12,10 +12,14 @@ import numpy as np
 
 from aggregator.state import Member, State
 from broker.messages import Evaluation, ModelUpdate, Scores
+from logistic.quadratic import unpack
 
 #: Nats per row, and a column's own units. Legitimate numbers come nowhere near; what this bounds stays finite when it
 #: is squared, multiplied by rows and summed, so that no participant's absurdity makes a state that cannot be kept.
 LARGEST = 1e100
+
+#: Of the largest diagonal element: sums over rows err by less, and a matrix that bends down by more is none of ours.
+CONVEX_TO_ROUNDING = 1e-9
 
 Verdict = Literal[
     "accepted",
@@ -120,4 +124,18 @@ def _within_bounds(update: ModelUpdate, max_norm: float) -> bool:
     if update.kind == "moments":  # these are in the columns' own units, which may be anything
         mean, m2 = update.arrays["mean"], update.arrays["m2"]
         return bool((np.abs(mean) <= LARGEST).all() and (m2 >= 0).all() and (np.sqrt(m2) <= LARGEST).all())
+    if update.kind == "curvature" and not _is_convex(update):
+        return False
     return all(float(np.linalg.norm(array)) <= max_norm for array in update.arrays.values())
+
+
+def _is_convex(update: ModelUpdate) -> bool:
+    """Whether it can be a Hessian of this loss: no direction bends down, and theta is a share."""
+    H = unpack(update.arrays["hessian"])
+    diagonal = np.diag(H)
+    shift = CONVEX_TO_ROUNDING * max(float(diagonal.max()), np.finfo(float).tiny)
+    try:
+        np.linalg.cholesky(H + shift * np.eye(len(H)))
+    except np.linalg.LinAlgError:
+        return False
+    return bool((diagonal >= 0).all()) and 0.0 <= update.arrays["theta"][0] <= 1.0

@@ -33,7 +33,11 @@ def asked_of(state: State, member: Member) -> Task:
         return ""
     tasks: dict[Phase, Task] = {
         "moments": "" if member.name in state.moments else "moments",
-        "training": "" if member.failed_at == state.progress.version else "train",
+        "training": "train" if _is_asked_to_train(state, member) else "",
         "verifying": "" if member.name in state.scores else "evaluate",
     }
     return tasks.get(state.progress.phase, "")
+
+
+def _is_asked_to_train(state: State, member: Member) -> bool:
+    return member.failed_at != state.progress.version and state.strategy_state.asks(member.name)

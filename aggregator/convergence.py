@@ -38,6 +38,13 @@ def observe_loss(progress: Progress, loss: float | None, rules: Rules) -> Progre
     return replace(progress, loss=loss, converged=not patient)
 
 
+def observe(progress: Progress, loss: float | None, converged: bool | None, rules: Rules) -> Progress:
+    """Return ``progress`` that has seen a version: a strategy that verifies its optimum decides by that alone."""
+    if converged is None:
+        return observe_loss(progress, loss, rules)
+    return replace(progress, loss=loss, converged=converged)
+
+
 def is_over(progress: Progress, rules: Rules) -> bool:
     """Whether no further version is to be made."""
     return progress.converged or progress.version >= rules.max_versions

@@ -41,7 +41,7 @@ from typing import assert_never
 import numpy as np
 
 from aggregator import admission, convergence
-from aggregator.announcement import global_model
+from aggregator.announcement import asked_of, global_model
 from aggregator.events import (
     EVERYBODY,
     Action,
@@ -63,7 +63,7 @@ from aggregator.events import (
 from aggregator.plan import enrol, first_plan, frozen_plan
 from aggregator.released import release
 from aggregator.state import Member, Presence, Progress, Rules, State
-from aggregator.strategies import Contribution
+from aggregator.strategies import Contribution, Situation
 from broker import codec
 from broker.messages import (
     Array,
@@ -118,10 +118,9 @@ def wake_at(state: State) -> float | None:
     at all. So what is due is found by comparing with the very sums that stand here, not with differences of times,
     which round otherwise.
     """
-    silence, pace = state.rules.silence_seconds, state.rules.strategy.pace
+    silence, pace = state.rules.silence_seconds, state.rules.strategy.pace_of(state.strategy_state)
     times = [p.last_heard + silence for p in state.presence.values() if p.state == "live"]
-    held = len(state.strategy_state.held)
-    if state.progress.phase == "training" and held >= pace.quorum:
+    if state.progress.phase == "training" and len(state.received) >= pace.quorum:
         times.append(state.version_since + pace.deadline_seconds)
     if state.progress.phase == "verifying" and state.scores:
         times.append(state.sweep_since + state.rules.sweep_seconds)
@@ -252,16 +251,24 @@ def _go_on(state: State, at: float) -> Step:
     if phase == "moments" and state.moments and state.moments.keys() >= live:
         return _freeze(state, at)
     if phase == "training":
-        held, able = state.strategy_state.held.keys(), state.able
-        if state.rules.strategy.pace.due(held, able, since=state.version_since, now=at):
+        received, able = state.received, state.able
+        pace = state.rules.strategy.pace_of(state.strategy_state)
+        if pace.due(received, able, since=state.version_since, now=at) or _nobody_is_asked(state):
             return _next_version(state, at)
-        if live and not able and not held:
+        if live and not able and not received:
             return state, [_diverged(state)]
     if phase == "verifying" and state.scores:
         late = at >= state.sweep_since + state.rules.sweep_seconds
         if late or state.scores.keys() >= live:
             return _release(state, at)
     return state, []
+
+
+def _nobody_is_asked(state: State) -> bool:
+    """Whether all whom the strategy wants to hear have gone meanwhile: it has to think again."""
+    return (
+        bool(state.able) and not state.received and not any(asked_of(state, state.members[name]) for name in state.able)
+    )
 
 
 def _diverged(state: State) -> GiveUp:
@@ -279,7 +286,8 @@ def _freeze(state: State, at: float) -> Step:
 def _next_version(state: State, at: float) -> Step:
     rules, progress = state.rules, state.progress
     held = state.strategy_state.held
-    finished = rules.strategy.finish(state.strategy_state, _weights(state))
+    situation = Situation(_plan(state).l2, state.received, state.live)
+    finished = rules.strategy.finish(state.strategy_state, _weights(state), situation)
     version = progress.version + 1
     included = [Include(held[name].update_id, version, rules.strategy.weigh(held[name])) for name in finished.included]
     members = {**state.members}
@@ -287,7 +295,7 @@ def _next_version(state: State, at: float) -> Step:
         members[name] = _included(members[name], held[name])
     made = Made(version, finished.weights)
     loss = convergence.federated_loss(_reporting(state, members), _plan(state).l2, finished.weights)
-    progress = convergence.observe_loss(replace(progress, version=version), loss, rules)
+    progress = convergence.observe(replace(progress, version=version), loss, finished.converged, rules)
     observed = Observe(
         "version_made",
         {

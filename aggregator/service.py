@@ -265,9 +265,11 @@ class AggregatorService:
     def _event(self, delivery: Delivery, at: float) -> Event:
         """Return the event that ``delivery`` brings; raises `RemoteMessageError` where it cannot be believed."""
         kind, sender = self._address(delivery)
-        sizes = Sizes(len(self._state.plan.features)) if self._state.plan else None
+        plan = self._state.plan
+        sizes = Sizes(len(plan.features)) if plan else None
+        kinds = ("moments", plan.kind) if plan else ()
         self.reporter.received(kind, len(delivery.body))
-        message = codec.decode(delivery.body, sizes=sizes, max_bytes=codec.body_cap(kind, sizes))
+        message = codec.decode(delivery.body, sizes=sizes, max_bytes=codec.body_cap(kind, sizes, kinds))
         if not isinstance(message, _SENT_AS[kind]):
             raise MalformedMessage(f"a {type(message).__name__} came under a routing key for {kind}")
         if message.federation != self.rules.federation or message.participant != sender:

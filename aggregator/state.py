@@ -136,6 +136,11 @@ class State:
         )
 
     @property
+    def received(self) -> frozenset[str]:
+        """Whose update came since the newest version, and is in none yet."""
+        return frozenset(name for name, member in self.members.items() if member.pending)
+
+    @property
     def able(self) -> frozenset[str]:
         """Those of the live ones whose fit of the current version has not failed."""
         return frozenset(name for name in self.live if self.members[name].failed_at != self.progress.version)

@@ -119,7 +119,7 @@ class StrategyContract:
                 state = strategy.receive(state, contribution)
                 assert contribution.participant in state.held, "it vanished on receipt"
             received = set(state.held)
-            state, weights, included = strategy.finish(state, weights)
+            state, weights, included, _ = strategy.finish(state, weights)
             assert len(set(included)) == len(included), "somebody is included twice"
             assert set(included) <= received, "somebody is included who sent nothing"
             assert received <= set(included) | set(state.held), "somebody vanished"
@@ -164,7 +164,7 @@ class StrategyContract:
             for name, rows in (("a", 1.0), ("b", 2.0**53), ("c", 1e-9)):
                 contribution = replace(self._contribution(name, values, weights), n_samples=rows)
                 state = strategy.receive(state, contribution)
-            state, weights, _ = strategy.finish(state, weights)
+            state, weights, *_ = strategy.finish(state, weights)
             assert np.isfinite(weights).all()
 
     # --- what it says of itself -----------------------------------------------------------------
@@ -199,7 +199,7 @@ class StrategyContract:
             for contribution in self._contributions("cab", seed=version):
                 state = strategy.receive(state, contribution)
                 yield strategy, state, weights
-            state, weights, _ = strategy.finish(state, weights)
+            state, weights, *_ = strategy.finish(state, weights)
 
     def _contributions(self, names: str, *, seed: int = 0) -> list[Contribution]:
         """Return an update of each participant: unequal in rows, staleness and everything."""
@@ -249,7 +249,7 @@ def _unpacked(packed: dict[str, bytes]) -> StrategyState:
 
 
 def _finished_bytes(finished: Finished) -> tuple[bytes, tuple[str, ...], tuple[tuple[str, bytes], ...]]:
-    state, weights, included = finished
+    state, weights, included, _ = finished
     return weights.tobytes(), tuple(sorted(included)), tuple(_packed(state).items())
 
 

@@ -133,14 +133,15 @@ def plan_hash(plan: Plan) -> str:
     return sha256(encode(plan)).hexdigest()
 
 
-def body_cap(kind: str, sizes: Sizes | None) -> int:
+def body_cap(kind: str, sizes: Sizes | None, update_kinds: Iterable[str] = UPDATE_ARRAYS) -> int:
     """Return how long a body may be that came under a routing key of ``kind``, in bytes.
 
-    Contributions are capped by what the plan implies; column names in a `Hello` are the participant's to choose.
+    Contributions are capped by what the plan implies, of which updates may be of one of ``update_kinds``; column names
+    in a `Hello` are the participant's to choose.
     """
     if sizes is None or kind not in {"update", "evaluation"}:
         return MAX_BODY_BYTES
-    largest = max(sum(sizes.of(size) for size in arrays.values()) for arrays in UPDATE_ARRAYS.values())
+    largest = max(sum(sizes.of(size) for size in UPDATE_ARRAYS[each].values()) for each in update_kinds)
     numbers = largest if kind == "update" else 4 * sizes.bins
     return min(MAX_BODY_BYTES, 8 * numbers + MARGIN_BYTES)
 

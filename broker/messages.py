@@ -21,7 +21,8 @@ Contributions (`ModelUpdate`, `Evaluation`) are numbered by each participant, on
 again at 1 when a participant has lost its disk: ``incarnation``, drawn once for each new outbox, tells the two apart.
 
 Arrays are float64. Their sizes follow from the plan's number of features d and are named in the
-field's metadata: ``features`` is d, ``parameters`` is d + 1 (intercept last), ``bins`` is that of the histograms.
+field's metadata: ``features`` is d, ``parameters`` is d + 1 (intercept last), ``packed`` the upper triangle of a
+matrix of these, ``bins`` that of the histograms.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ UPDATE_ARRAYS: dict[str, dict[str, str]] = {
     "delta": {"delta": "parameters"},
     # The fit ran away: there is nothing to send, and whoever waits for it has to know.
     "failed": {},
+    # Sums over rows at the weights ``base``; the Hessian as its upper triangle, blended with the majoriser by theta.
+    "curvature": {"base": "parameters", "gradient": "parameters", "hessian": "packed", "theta": "one"},
 }
 
 
@@ -300,9 +303,20 @@ class Sizes:
         """Weights and intercept."""
         return self.features + 1
 
+    @property
+    def packed(self) -> int:
+        """The upper triangle of a matrix of all parameters."""
+        return self.parameters * (self.parameters + 1) // 2
+
     def of(self, size: str) -> int:
         """Return the length that is called ``size``."""
-        return {"features": self.features, "parameters": self.parameters, "bins": self.bins}[size]
+        return {
+            "features": self.features,
+            "parameters": self.parameters,
+            "packed": self.packed,
+            "bins": self.bins,
+            "one": 1,
+        }[size]
 
 
 def contribution_id(message: ModelUpdate | Evaluation) -> str:

@@ -15,6 +15,7 @@ No term subtracts two nearly equal numbers and no exponential grows, so confiden
 A problem without rows, or with zero total weight, has an empty mean: its data term is 0, and F is the penalty alone.
 """
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
@@ -105,8 +106,16 @@ def gradient_sum(problem: Problem, w: Vector, *, chunk_rows: int = CHUNK_ROWS) -
     return g
 
 
-def hessian_sum(problem: Problem, w: Vector, *, chunk_rows: int = CHUNK_ROWS) -> Matrix:
+def hessian_sum(
+    problem: Problem,
+    w: Vector,
+    *,
+    kappa: Callable[[Vector], Vector] = curvature,
+    chunk_rows: int = CHUNK_ROWS,
+) -> Matrix:
     """Sum over rows of s_j kappa_j (x_j, 1) (x_j, 1)', shape (n_parameters, n_parameters).
+
+    ``kappa`` gives a row's curvature from its margin; another one than the loss's own makes another quadratic.
 
     A = sqrt(s kappa) X for a chunk of rows, then A'A: the BLAS computes such a product at half the price and exactly
     symmetric. Memory is O(chunk_rows n_features + n_parameters^2).
@@ -114,7 +123,7 @@ def hessian_sum(problem: Problem, w: Vector, *, chunk_rows: int = CHUNK_ROWS) ->
     check_weights(problem, w)
     H = np.zeros((problem.n_parameters, problem.n_parameters))
     for X, _, s in problem.chunks(chunk_rows):
-        root = np.sqrt(_weighted(curvature(margins(X, w)), s))
+        root = np.sqrt(_weighted(kappa(margins(X, w)), s))
         A = X * root[:, np.newaxis]
         H[:-1, :-1] += A.T @ A
         H[:-1, -1] += A.T @ root

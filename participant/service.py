@@ -69,6 +69,7 @@ class ParticipantService:
     _state: WorkerState = field(init=False)
     _models: Consumer = field(init=False)
     _prepared: Prepared | None = field(init=False, default=None)
+    _last: ModelUpdate | None = field(init=False, default=None)
     _work: asyncio.Queue[Work] = field(init=False, default_factory=asyncio.Queue)
     _unsent: asyncio.Queue[tuple[Entry, bool]] = field(init=False, default_factory=asyncio.Queue)
     _settled: int = field(init=False, default=0)
@@ -259,7 +260,11 @@ class ParticipantService:
     def _compute(self, work: Work) -> ModelUpdate | Evaluation:
         if self._prepared is None or self._prepared.plan_hash != work.plan_hash:
             self._prepared = prepare(self.table, work.plan, work.plan_hash)
-        return perform(work, self._prepared)
+            self._last = None
+        message = perform(work, self._prepared, self._last)
+        if isinstance(message, ModelUpdate) and message.kind == "curvature":
+            self._last = message
+        return message
 
     async def _dawdle(self, seconds: float) -> None:
         """Be as slow as the trial wants it, or until asked to stop."""

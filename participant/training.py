@@ -19,6 +19,7 @@ from logistic.moments import Moments
 from logistic.problem import Problem
 from logistic.solvers import make_solver
 from logistic.standardisation import Standardisation
+from participant.curvature import quadratic
 from participant.sources.table import Table
 from participant.worker import Work
 
@@ -47,12 +48,17 @@ def prepare(table: Table, plan: Plan, plan_hash: str) -> Prepared:
     )
 
 
-def perform(work: Work, prepared: Prepared) -> ModelUpdate | Evaluation:
-    """Return what ``work`` asks for; its ``fit_seconds`` is for the service to fill in."""
+def perform(work: Work, prepared: Prepared, last: ModelUpdate | None = None) -> ModelUpdate | Evaluation:
+    """Return what ``work`` asks for; its ``fit_seconds`` is for the service to fill in.
+
+    ``last`` is the last quadratic that was sent under this plan, where there is one.
+    """
     if work.task == "evaluate":
         return _evaluate(work, prepared)
     if work.task == "moments":
         return _moments(work, prepared)
+    if work.plan.kind == "curvature":
+        return _update(work, prepared, "curvature", quadratic(prepared.train, work.model.weights, last))
     return _train(work, prepared)
 
 

@@ -10,6 +10,7 @@ name         sends        aggregates            result
 `fedyogi`    delta        in rounds             approximate
 `fedasync`   weights      at each arrival       approximate
 `fedbuff`    delta        at K arrivals         approximate
+`incremental-newton`, `newton`: curvature, at each arrival or in rounds: exact
 ============ ============ ===================== ===========
 """
 
@@ -20,12 +21,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from aggregator.errors import StrategyError
-from aggregator.strategies.base import Contribution, Finished, Strategy, StrategyState
+from aggregator.strategies.base import Contribution, Finished, Situation, Strategy, StrategyState
 from aggregator.strategies.fedasync import FedAsync
 from aggregator.strategies.fedavg import FedAvg
 from aggregator.strategies.fedavgm import FedAvgM
 from aggregator.strategies.fedbuff import FedBuff
 from aggregator.strategies.fedopt import FedOpt
+from aggregator.strategies.incremental_newton import IncrementalNewton
 from aggregator.strategies.pace import Pace
 from aggregator.strategies.staleness import Staleness, staleness_function
 
@@ -34,6 +36,7 @@ __all__ = [
     "Contribution",
     "Finished",
     "Pace",
+    "Situation",
     "Strategy",
     "StrategyOptions",
     "StrategyState",
@@ -117,6 +120,8 @@ _ADAPTIVE = {"server_learning_rate", "momentum", "second_momentum", "adaptivity"
 
 #: name -> (how it is made, the options it has). One line adds a strategy.
 STRATEGIES: dict[str, tuple[Callable[[StrategyOptions], Strategy], set[str]]] = {
+    "incremental-newton": (lambda _: IncrementalNewton(), set()),
+    "newton": (lambda _: IncrementalNewton("newton", synchronous=True), set()),
     "fedavg": (_fedavg, _STALENESS | _ROUNDS),
     "fedavgm": (_fedavgm, _STALENESS | _ROUNDS | {"server_learning_rate", "momentum"}),
     "fedadagrad": (_fedopt("fedadagrad", server_learning_rate=0.1), _STALENESS | _ROUNDS | _ADAPTIVE),

@@ -44,18 +44,46 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StrategyState:
-    """What a strategy keeps between versions."""
+    """What a strategy keeps between versions.
+
+    ``wanted`` are those of whom another contribution is asked, besides those of whom none is held; None is everybody.
+    It is about now, and not kept: after a restart everybody is asked.
+    """
 
     held: dict[str, Contribution] = field(default_factory=dict)
     shared: dict[str, Array] = field(default_factory=dict)
+    wanted: frozenset[str] | None = None
+
+    def asks(self, name: str) -> bool:
+        """Whether another contribution of ``name`` is wanted."""
+        return self.wanted is None or name in self.wanted or name not in self.held
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a strategy may have to know besides its own state when it makes a version.
+
+    ``received`` came since the version before; None is all that is held. ``live`` may still answer.
+    """
+
+    l2: float = 0.0
+    received: frozenset[str] | None = None
+    live: frozenset[str] = frozenset()
+
+
+ALONE = Situation()
 
 
 class Finished(NamedTuple):
-    """The next weights, the state after them, and whose contributions are in them."""
+    """The next weights, the state after them, and whose contributions are in them.
+
+    ``converged`` says whether they are the optimum; None leaves it to the loss to tell.
+    """
 
     state: StrategyState
     weights: Array
     included: tuple[str, ...]
+    converged: bool | None = None
 
 
 class Strategy(Protocol):
@@ -75,7 +103,10 @@ class Strategy(Protocol):
 
     @property
     def pace(self) -> Pace:
-        """When to finish."""
+        """When to finish, as a rule."""
+
+    def pace_of(self, state: StrategyState) -> Pace:
+        """When to finish in this state."""
 
     def weigh(self, contribution: Contribution) -> float:
         """Return the weight with which ``contribution`` counts; the ledger keeps it."""
@@ -86,8 +117,19 @@ class Strategy(Protocol):
     def receive(self, state: StrategyState, contribution: Contribution) -> StrategyState:
         """Return ``state`` with ``contribution`` in it."""
 
-    def finish(self, state: StrategyState, weights: Array) -> Finished:
+    def finish(self, state: StrategyState, weights: Array, situation: Situation = ALONE) -> Finished:
         """Return what comes after ``weights``, given what was received."""
+
+
+class Averaging:
+    """What all strategies that average have in common: one pace, whatever the state."""
+
+    __slots__ = ()
+    pace: Pace
+
+    def pace_of(self, state: StrategyState) -> Pace:  # noqa: ARG002 - whatever the state
+        """When to finish."""
+        return self.pace
 
 
 def hold(state: StrategyState, contribution: Contribution) -> StrategyState:

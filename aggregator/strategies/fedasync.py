@@ -15,14 +15,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aggregator.errors import StrategyError
-from aggregator.strategies.base import Contribution, Finished, StrategyState, hold, in_order
+from aggregator.strategies.base import (
+    ALONE,
+    Averaging,
+    Contribution,
+    Finished,
+    Situation,
+    StrategyState,
+    hold,
+    in_order,
+)
 from aggregator.strategies.pace import Pace
 from aggregator.strategies.staleness import Polynomial, Staleness
 from broker.messages import Array
 
 
 @dataclass(frozen=True, slots=True)
-class FedAsync:
+class FedAsync(Averaging):
     """Mixing at each arrival, with alpha s(t)."""
 
     mixing_rate: float = 0.6
@@ -50,7 +59,7 @@ class FedAsync:
         """Keep it until it is mixed in, which is at once."""
         return hold(state, contribution)
 
-    def finish(self, state: StrategyState, weights: Array) -> Finished:
+    def finish(self, state: StrategyState, weights: Array, situation: Situation = ALONE) -> Finished:  # noqa: ARG002 - what is held says all
         """x_t = (1 - alpha_t) x_(t-1) + alpha_t x_new  (Algorithm 1, Process Server, line 5)."""
         contributions = in_order(state)
         for contribution in contributions:

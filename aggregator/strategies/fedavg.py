@@ -18,14 +18,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from aggregator.strategies.base import Contribution, Finished, StrategyState, hold, in_order
+from aggregator.strategies.base import (
+    ALONE,
+    Averaging,
+    Contribution,
+    Finished,
+    Situation,
+    StrategyState,
+    hold,
+    in_order,
+)
 from aggregator.strategies.pace import Pace
 from aggregator.strategies.staleness import Polynomial, Staleness
 from broker.messages import Array
 
 
 @dataclass(frozen=True, slots=True)
-class FedAvg:
+class FedAvg(Averaging):
     """Rounds; weights by rows and staleness."""
 
     pace: Pace = field(default_factory=lambda: Pace(count=None))
@@ -46,7 +55,7 @@ class FedAvg:
         """Keep it for the end of the round."""
         return hold(state, contribution)
 
-    def finish(self, state: StrategyState, weights: Array) -> Finished:
+    def finish(self, state: StrategyState, weights: Array, situation: Situation = ALONE) -> Finished:  # noqa: ARG002 - what is held says all
         """w_(t+1) = sum_k (n_k / n) w_k  (Algorithm 1, last line of ServerExecutes)."""
         contributions = in_order(state)
         row_weights = [self.weigh(contribution) for contribution in contributions]

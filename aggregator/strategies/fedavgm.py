@@ -18,14 +18,24 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from aggregator.errors import StrategyError
-from aggregator.strategies.base import Contribution, Finished, StrategyState, hold, in_order, mean_delta
+from aggregator.strategies.base import (
+    ALONE,
+    Averaging,
+    Contribution,
+    Finished,
+    Situation,
+    StrategyState,
+    hold,
+    in_order,
+    mean_delta,
+)
 from aggregator.strategies.pace import Pace
 from aggregator.strategies.staleness import Polynomial, Staleness
 from broker.messages import Array
 
 
 @dataclass(frozen=True, slots=True)
-class FedAvgM:
+class FedAvgM(Averaging):
     """Rounds with server momentum; ``momentum`` is beta, ``server_learning_rate`` eta."""
 
     pace: Pace = field(default_factory=lambda: Pace(count=None))
@@ -54,7 +64,7 @@ class FedAvgM:
         """Keep it for the end of the round."""
         return hold(state, contribution)
 
-    def finish(self, state: StrategyState, weights: Array) -> Finished:
+    def finish(self, state: StrategyState, weights: Array, situation: Situation = ALONE) -> Finished:  # noqa: ARG002 - what is held says all
         """Let the mean change push the velocity, and the velocity the model."""
         contributions = in_order(state)
         velocity = self.momentum * state.shared["velocity"] + mean_delta(contributions, self.weigh)

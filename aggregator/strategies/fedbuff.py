@@ -19,14 +19,23 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from aggregator.errors import StrategyError
-from aggregator.strategies.base import Contribution, Finished, StrategyState, hold, in_order
+from aggregator.strategies.base import (
+    ALONE,
+    Averaging,
+    Contribution,
+    Finished,
+    Situation,
+    StrategyState,
+    hold,
+    in_order,
+)
 from aggregator.strategies.pace import Pace
 from aggregator.strategies.staleness import Polynomial, Staleness
 from broker.messages import Array
 
 
 @dataclass(frozen=True, slots=True)
-class FedBuff:
+class FedBuff(Averaging):
     """A buffer of K deltas; ``server_learning_rate`` is the paper's eta_g."""
 
     pace: Pace = field(default_factory=lambda: Pace(count=2))
@@ -55,7 +64,7 @@ class FedBuff:
         """Put it into the buffer  (Algorithm 1, lines 6 to 8)."""
         return hold(state, contribution)
 
-    def finish(self, state: StrategyState, weights: Array) -> Finished:
+    def finish(self, state: StrategyState, weights: Array, situation: Situation = ALONE) -> Finished:  # noqa: ARG002 - what is held says all
         """Let w <- w + eta_g (sum of weighted deltas) / K  (Algorithm 1, lines 10 and 11)."""
         contributions = in_order(state)
         total = np.zeros_like(weights)

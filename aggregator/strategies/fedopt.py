@@ -24,7 +24,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from aggregator.errors import StrategyError
-from aggregator.strategies.base import Contribution, Finished, StrategyState, hold, in_order, mean_delta
+from aggregator.strategies.base import (
+    ALONE,
+    Averaging,
+    Contribution,
+    Finished,
+    Situation,
+    StrategyState,
+    hold,
+    in_order,
+    mean_delta,
+)
 from aggregator.strategies.pace import Pace
 from aggregator.strategies.staleness import Polynomial, Staleness
 from broker.messages import Array
@@ -38,7 +48,7 @@ SECOND_MOMENT: dict[str, Callable[[Array, Array, float], Array]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class FedOpt:
+class FedOpt(Averaging):
     """One of the three; ``server_learning_rate`` is eta, ``momentum`` beta_1, ``second_momentum`` beta_2.
 
     ``adaptivity`` is tau: the smaller, the more every component moves alike.
@@ -72,7 +82,7 @@ class FedOpt:
         """Keep it for the end of the round."""
         return hold(state, contribution)
 
-    def finish(self, state: StrategyState, weights: Array) -> Finished:
+    def finish(self, state: StrategyState, weights: Array, situation: Situation = ALONE) -> Finished:  # noqa: ARG002 - what is held says all
         """Take one step of the server optimizer."""
         contributions = in_order(state)
         delta = mean_delta(contributions, self.weigh)  # line 10

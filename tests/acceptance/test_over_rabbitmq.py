@@ -150,3 +150,30 @@ def test_the_released_queue_keeps_the_model_for_whoever_comes_later(vhost: VHost
     done = subprocess.run(["amqp-get", "--url", url, "--queue", queue], capture_output=True, check=False, timeout=30)
     assert done.returncode == 0, done.stderr
     assert b"intercept_coefficient" in done.stdout
+
+
+def test_incremental_newton_is_the_pooled_fit_with_a_straggler_and_an_aggregator_that_is_killed(
+    vhost: VHost, tmp_path: Path
+) -> None:
+    state, out = tmp_path / "state", tmp_path / "model"
+    options = ("--strategy", "incremental-newton", "--fit-seconds", "0.05", "--slow", "hungarian=10")
+    training = subprocess.Popen(
+        _command(out, "--state", str(state), *options),
+        cwd=ROOT,
+        env={**os.environ, "FEDMQ_BROKER": vhost.amqp_url()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _wait_for_version(state, 5, training)
+    os.kill(int((state / "aggregator.pid").read_text()), signal.SIGKILL)
+    printed, told = training.communicate(timeout=200)
+    assert training.returncode == 0, told
+    model = json.loads(printed)
+    fit = EXPECTED["fits"]["lambda=0.01"]
+    assert model["converged"]
+    assert model["epoch"] == 2
+    assert abs(model["objective"]["value"] / OPTIMUM - 1) <= 1e-10
+    assert np.abs(np.array(model["weights"]) - fit["w"]).max() <= 1e-8
+    assert abs(model["intercept"] - fit["b"]) <= 1e-8
+    assert model["metrics"]["test"]["accuracy"] == pytest.approx(fit["test"]["accuracy"], rel=1e-12)

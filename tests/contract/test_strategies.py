@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from aggregator.strategies import STRATEGIES, Contribution, Finished, Strategy, StrategyState, make_strategy
-from aggregator.strategies.base import hold
+from aggregator.strategies.base import ALONE, Situation, hold
 from aggregator.strategies.fedasync import FedAsync
 from aggregator.strategies.fedavg import FedAvg
 from aggregator.strategies.fedbuff import FedBuff
 from aggregator.strategies.staleness import Constant
-from aggregator.testing import StrategyContract
-from broker.messages import Array
+from aggregator.testing import N_FEATURES, StrategyContract
+from broker.messages import Array, Sizes
+from logistic.quadratic import pack
 
 
 class TestFedAvg(StrategyContract):
@@ -86,8 +87,38 @@ class TestFedYogi(_Adaptive):
         return make_strategy("fedyogi")
 
 
+class TestIncrementalNewton(StrategyContract):
+    def make_strategy(self) -> Strategy:
+        return make_strategy("incremental-newton")
+
+    def full_weight(self, contribution: Contribution) -> float:
+        return contribution.n_samples
+
+    def make_array(self, array: str, size: str, known: dict[str, Array]) -> Array:
+        """Return part of a quadratic whose minimum is the local fit: H = I, so g = base - fit."""
+        base, identity = known["weights"] - known["delta"], np.eye(len(known["weights"]))
+        arrays = {"base": base, "gradient": -known["delta"], "hessian": pack(identity), "theta": np.zeros(1)}
+        assert len(arrays[array]) == Sizes(N_FEATURES).of(size)
+        return arrays[array]
+
+
+class TestNewton(TestIncrementalNewton):
+    def make_strategy(self) -> Strategy:
+        return make_strategy("newton")
+
+
 def test_every_strategy_in_the_registry_is_examined() -> None:
-    examinations = (TestFedAvg, TestFedAvgM, TestFedAdagrad, TestFedAdam, TestFedYogi, TestFedBuff, TestFedAsync)
+    exact = (TestIncrementalNewton, TestNewton)
+    examinations = (
+        *exact,
+        TestFedAvg,
+        TestFedAvgM,
+        TestFedAdagrad,
+        TestFedAdam,
+        TestFedYogi,
+        TestFedBuff,
+        TestFedAsync,
+    )
     examined = {examination().make_strategy() for examination in examinations}
     assert examined == {make_strategy(name) for name in STRATEGIES}
 
@@ -110,7 +141,7 @@ def _examine(strategy: Strategy, *, one_is_its_local_fit: bool = True) -> Strate
 
 @dataclass(frozen=True, slots=True)
 class _InOrderOfArrival(FedAvg):
-    def finish(self, state: StrategyState, weights: Array) -> Finished:
+    def finish(self, state: StrategyState, weights: Array, situation: Situation = ALONE) -> Finished:
         total = sum(each.n_samples for each in state.held.values())
         mean = np.zeros_like(weights)
         for each in state.held.values():
@@ -130,7 +161,7 @@ class _CountsRedeliveries(FedAvg):
         shared = {**state.shared, contribution.participant: times}
         return StrategyState(hold(state, contribution).held, shared)
 
-    def finish(self, state: StrategyState, weights: Array) -> Finished:
+    def finish(self, state: StrategyState, weights: Array, situation: Situation = ALONE) -> Finished:
         mean = sum((times * state.held[name].arrays["weights"] for name, times in state.shared.items()), 0 * weights)
         return Finished(StrategyState(), mean, tuple(state.held))
 
@@ -142,7 +173,7 @@ def test_the_contract_fails_a_strategy_that_counts_a_redelivery() -> None:
 
 @dataclass(frozen=True, slots=True)
 class _SumsRows(FedAvg):
-    def finish(self, state: StrategyState, weights: Array) -> Finished:
+    def finish(self, state: StrategyState, weights: Array, situation: Situation = ALONE) -> Finished:
         done = FedAvg.finish(self, state, weights)
         rows = sum(each.n_samples for each in state.held.values())
         return Finished(done.state, done.weights * rows, done.included)
@@ -170,7 +201,7 @@ def test_the_contract_fails_a_staleness_that_halves_the_fresh_update() -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Loses(FedAvg):
-    def finish(self, state: StrategyState, weights: Array) -> Finished:
+    def finish(self, state: StrategyState, weights: Array, situation: Situation = ALONE) -> Finished:
         done = FedAvg.finish(self, state, weights)
         return Finished(done.state, done.weights, done.included[1:])
 
@@ -182,7 +213,7 @@ def test_the_contract_fails_a_strategy_that_loses_somebody() -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Meddles(FedAvg):
-    def finish(self, state: StrategyState, weights: Array) -> Finished:
+    def finish(self, state: StrategyState, weights: Array, situation: Situation = ALONE) -> Finished:
         weights += 1.0
         return FedAvg.finish(self, state, weights)
 

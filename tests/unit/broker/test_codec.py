@@ -103,7 +103,8 @@ def test_plans_that_differ_have_different_names() -> None:
 
 
 def test_the_cap_of_contributions_follows_from_the_plan() -> None:
-    assert body_cap("update", SIZES) == 8 * 6 + MARGIN_BYTES  # the moments: means and squares
+    assert body_cap("update", SIZES, ("moments", "delta")) == 8 * 6 + MARGIN_BYTES  # means and squares
+    assert body_cap("update", SIZES, ("moments", "curvature")) == 8 * (4 + 4 + 10 + 1) + MARGIN_BYTES
     assert body_cap("evaluation", SIZES) == 8 * 4 * 1000 + MARGIN_BYTES
 
 

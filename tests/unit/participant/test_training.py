@@ -223,3 +223,14 @@ def test_nothing_that_holds_rows_shows_them() -> None:
     assert "30 training rows, 10 test rows, 3 features" in shown
     for value in rows.X.ravel():
         assert str(value)[:6] not in shown
+
+
+def test_for_the_exact_strategies_it_sends_the_quadratic_of_its_rows() -> None:
+    plan = replace(PLAN, kind="curvature")
+    first = perform(work("train", plan=plan), prepare(table(), plan, HASH))
+    assert isinstance(first, ModelUpdate)
+    assert (first.kind, first.arrays["theta"]) == ("curvature", [1.0])
+    again = perform(work("train", plan=plan), prepare(table(), plan, HASH), first)
+    assert isinstance(again, ModelUpdate)
+    assert again.arrays["theta"] < 1.0
+    assert plain(decode(encode(again), sizes=Sizes(3))) == plain(again)

@@ -1,0 +1,112 @@
+"""Incremental Newton: the pooled fit itself, asynchronously, safeguarded.
+
+Each participant sends the quadratic of its own rows at the weights it took: gradient, Hessian, and where. The
+server keeps the last one of each, and the next model is the minimum of their sum,
+
+    A w = b,    A = sum_i H_i + n l2 D,    b = sum_i (H_i w_i - g_i)         D = diag(1 .. 1, 0)
+
+so a late quadratic is not weighed down: it stands where it was taken, and is replaced by a newer one. At the end all
+quadratics are taken at one point, and w is the optimum of the pooled rows, whoever was slow. That is verified: when no
+quadratic is far from the model any more, the model is frozen until everybody who is live has sent one at just these
+weights (the sweep); if the Newton step from there is within the tolerance, training is over.
+
+The safeguard is at the participant (`participant.curvature`): as long as its quadratics predicted too little it
+blends in a majoriser, by theta; theta above 0 means that it has to be asked again.
+
+Rodomanov & Kropotov, "A Superlinearly-Convergent Proximal Newton-Type Method for the Optimization of Finite Sums",
+ICML 2016. The majoriser, the sweep and the trigger are described in docs/strategies.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from aggregator.strategies.base import ALONE, Contribution, Finished, Situation, StrategyState, hold, in_order
+from aggregator.strategies.pace import Pace
+from broker.messages import Array
+from logistic.linear_system import solve_positive
+from logistic.quadratic import unpack
+
+#: Seconds that never pass: who is live is waited for, and who is silent is not live.
+NEVER = 1e9
+
+#: Of q_j / n_j, in nats per row: what a quadratic leaves out at the distance of the model is smaller than that, and
+#: smaller than what the sweep resolves, by the square root.
+FAR = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class IncrementalNewton:
+    """Asynchronous Newton on the sum of the last quadratics.
+
+    ``tolerance`` is on the largest component of the Newton step at the verified weights, on the scale of the plan.
+    ``synchronous`` waits for everybody before each version (then it is Newton's method, in rounds).
+    """
+
+    name: str = "incremental-newton"
+    synchronous: bool = False
+    tolerance: float = 1e-9
+    pace: Pace = field(default_factory=lambda: Pace(count=1))
+    kind: str = "curvature"
+    exact: bool = True
+
+    def pace_of(self, state: StrategyState) -> Pace:
+        """At each arrival; but when everybody is in, before the first version and in a sweep."""
+        arriving = "sweep" in state.shared and not state.shared["sweep"][0] and not self.synchronous
+        return self.pace if arriving else Pace(count=None, deadline_seconds=NEVER)
+
+    def weigh(self, contribution: Contribution) -> float:
+        """Every row counts as one, however late."""
+        return contribution.n_samples
+
+    def init(self, weights: Array) -> StrategyState:  # noqa: ARG002 - nothing is known of the rows yet
+        """Nobody has been heard."""
+        return StrategyState()
+
+    def receive(self, state: StrategyState, contribution: Contribution) -> StrategyState:
+        """Put its quadratic in place of its last one."""
+        return hold(state, contribution)
+
+    def finish(self, state: StrategyState, weights: Array, situation: Situation = ALONE) -> Finished:
+        """Return the minimum of the sum of the quadratics, and whether it is verified."""
+        held = in_order(state)
+        received = frozenset(state.held) if situation.received is None else situation.received
+        moved = minimum(held, situation.l2)
+        fresh = [c for c in held if c.participant in received]
+        verified = bool(fresh) and received >= situation.live and all(_is_at(c, weights) for c in fresh)
+        settled = all(c.arrays["theta"][0] == 0.0 for c in held if c.participant in situation.live | received)
+        converged = verified and settled and float(np.abs(moved - weights).max()) <= self.tolerance
+        wanted = frozenset(c.participant for c in held if _is_wanted(c, moved)) & (situation.live | received)
+        sweep = self.synchronous or not wanted
+        after = StrategyState(
+            held=state.held,
+            shared={"sweep": np.array([float(sweep)])},
+            wanted=None if sweep else wanted,
+        )
+        return Finished(after, moved, tuple(c.participant for c in fresh), converged)
+
+
+def minimum(held: list[Contribution], l2: float) -> Array:
+    """Solve A w = b for the quadratics in ``held``, (n_parameters,)."""
+    n_parameters = len(held[0].arrays["base"])
+    A, b = np.zeros((n_parameters, n_parameters)), np.zeros(n_parameters)
+    for contribution in held:
+        H = unpack(contribution.arrays["hessian"])
+        A += H
+        b += H @ contribution.arrays["base"] - contribution.arrays["gradient"]
+    penalty = l2 * sum(contribution.n_samples for contribution in held)
+    A[np.diag_indices(n_parameters - 1)] += penalty  # the intercept is not penalised
+    return solve_positive(A, b)
+
+
+def _is_at(contribution: Contribution, weights: Array) -> bool:
+    return bool(np.array_equal(contribution.arrays["base"], weights))
+
+
+def _is_wanted(contribution: Contribution, weights: Array) -> bool:
+    """Whether the model has moved too far from where this quadratic was taken: q_j = d' H_j d."""
+    d = weights - contribution.arrays["base"]
+    q = float(d @ unpack(contribution.arrays["hessian"]) @ d)
+    return q > FAR * contribution.n_samples or contribution.arrays["theta"][0] > 0.0

@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table as Grid
 from rich.text import Text
 
+from aggregator.strategies import make_strategy
 from broker.messages import ReleasedModel
 from fedmq.model_file import check_out, write_model
 from fedmq.show import console, number, print_written
@@ -175,9 +176,11 @@ def compare(screen: Console, model: ReleasedModel, sites: list[Site]) -> None:
             screen.print(f"* all {n_rows} training rows of {site.name} are {kind} the disease: alone it cannot learn.")
     best = loss(Problem(pooled.scale.apply(X), y, l2=model.objective.l2), pooled.weights)
     excess = model.objective.value / best - 1.0
+    exact = make_strategy(model.strategy).exact
+    kind = "exact: the pooled fit itself" if exact else "approximate: the rows of a slow site count less"
     screen.print(
         f"Objective {model.objective.value:.5f}, pooled optimum {best:.5f}: {100 * excess:.1f} % above it. "
-        f"{model.strategy} is approximate: the rows of a slow site count less.",
+        f"{model.strategy} is {kind}.",
         soft_wrap=True,
     )
     train = Evaluation.of(Problem(federation.scale.apply(X), y), federation.weights)

@@ -78,6 +78,12 @@ from logistic.moments import Moments
 
 Step = tuple[State, list[Action]]
 
+#: A tick so many times later than silence begins: this process, not the participants, was away.
+OVERSLEPT = 1.25
+
+#: Verdicts on what a participant makes of a model, whenever it is asked.
+UNUSABLE = {"failed", "out-of-bounds", "no-samples"}
+
 
 def step(state: State, event: Event) -> Step:
     """Return the state after ``event``, and what is to be done; commit before anything is sent or acknowledged."""
@@ -208,7 +214,8 @@ def _refuse(state: State, contribution: ModelUpdate | Evaluation, verdict: str) 
         # The participant that sent it has lost its memory of it: there is nobody to tell. But it was judged.
         return _with_member(state, replace(member, former={**member.former, contribution.incarnation: sequence}))
     member = replace(member, received=sequence, settled=sequence, refusal=verdict)
-    if verdict == "failed" and isinstance(contribution, ModelUpdate):
+    # The same fit from the same model would be refused again: it is asked of the next one.
+    if verdict in UNUSABLE and isinstance(contribution, ModelUpdate):
         member = replace(member, failed_at=contribution.base_version)
     return _with_member(state, member)
 
@@ -248,7 +255,7 @@ def _share(state: State, update: ModelUpdate) -> float:
 def _go_on(state: State, at: float) -> Step:
     """Take every step that nothing more needs to be waited for."""
     phase, live = state.progress.phase, state.live
-    if phase == "moments" and state.moments and state.moments.keys() >= live:
+    if phase == "moments" and live and state.moments.keys() >= live:
         return _freeze(state, at)
     if phase == "training":
         received, able = state.received, state.able
@@ -259,7 +266,7 @@ def _go_on(state: State, at: float) -> Step:
             return state, [_diverged(state)]
     if phase == "verifying" and state.scores:
         late = at >= state.sweep_since + state.rules.sweep_seconds
-        if late or state.scores.keys() >= live:
+        if late or (live and state.scores.keys() >= live):
             return _release(state, at)
     return state, []
 
@@ -273,8 +280,8 @@ def _nobody_is_asked(state: State) -> bool:
 
 def _diverged(state: State) -> GiveUp:
     return GiveUp(
-        f"the local fit of every site diverged from version {state.progress.version} on: set a smaller learning_rate "
-        "or fewer local_steps, and begin with a new state folder"
+        f"the local fit of every site diverged from version {state.progress.version} on, or is out of all bounds: set "
+        "a smaller learning_rate or fewer local_steps; a service begins again with a new state folder"
     )
 
 
@@ -400,11 +407,16 @@ def _heard(state: State, name: str, at: float, bulletin: int | None = None) -> S
 
 
 def _notice_silence(state: State, at: float) -> State:
+    """Mark who has not been heard of for too long; but it was us who slept where even the tick comes too late."""
     limit = state.rules.silence_seconds
-    presence = {
-        name: replace(p, state="silent") if p.state == "live" and at >= p.last_heard + limit else p
-        for name, p in state.presence.items()
-    }
+    heard = [p.last_heard for p in state.presence.values() if p.state == "live"]
+    if heard and at >= min(heard) + OVERSLEPT * limit:
+        presence = {name: replace(p, last_heard=at) for name, p in state.presence.items()}
+    else:
+        presence = {
+            name: replace(p, state="silent") if p.state == "live" and at >= p.last_heard + limit else p
+            for name, p in state.presence.items()
+        }
     return replace(state, presence=presence)
 
 

@@ -42,7 +42,7 @@ from aggregator.state import Rules, State, changes, from_cells, pack_cell
 from aggregator.store import Commit, ReleasedBody, Store
 from broker import codec
 from broker.errors import ForgedMessage, MalformedMessage, RemoteMessageError
-from broker.messages import Array, Evaluation, Goodbye, Heartbeat, Hello, ModelUpdate, Plan, Sizes
+from broker.messages import Array, Evaluation, Goodbye, Heartbeat, Hello, ModelUpdate, Plan, ReleasedModel, Sizes
 from broker.topology import (
     MODELS,
     RELEASED,
@@ -127,8 +127,11 @@ class AggregatorService:
             )
             updates = await self.transport.consume(updates_queue(self.rules.federation), prefetch=PREFETCH)
             presence = await self.transport.consume(presence_queue(self.rules.federation), prefetch=PREFETCH)
-            for release in await self.in_thread(self.store.unconfirmed):
-                self._offer_release(release)
+            unconfirmed = await self.in_thread(self.store.unconfirmed)
+            for release in unconfirmed:
+                await self._publish_release(release)
+            if self.exit_after_release and self._state.progress.phase == "converged" and not unconfirmed:
+                self.stop()  # the release was confirmed before this start
             if self._state.members:
                 await self._perform([], [], restored=True)
             self.reporter.started(self._state, self._now())
@@ -209,8 +212,6 @@ class AggregatorService:
             self._state = after
         self._stepped.set()
         self._send(actions)
-        for release in _of_type(actions, Release):
-            await self.in_thread(self.reporter.released, release.model)
         self.reporter.stepped(after, [action for action in actions if isinstance(action, Observe)], self._now())
         for delivery, reason in rejected:
             await self._reject(delivery, reason, "the sender is not a participant of this federation")
@@ -240,7 +241,7 @@ class AggregatorService:
         await self.in_thread(self.store.commit, commit)
         self.reporter.committed(self._now() - began)
         for release in commit.releases:
-            self._offer_release(release)
+            await self._publish_release(release)
 
     async def _tick(self) -> None:
         """Wake the coordinator when time alone changes something; otherwise sleep."""
@@ -326,7 +327,11 @@ class AggregatorService:
             ),
         )
 
-    def _offer_release(self, release: ReleasedBody) -> None:
+    async def _publish_release(self, release: ReleasedBody) -> None:
+        """Tell whoever writes it down, then the world: until that is confirmed, a start does both again."""
+        model = codec.decode(release.body)
+        assert isinstance(model, ReleasedModel), "the store keeps releases as they are sent"
+        await self.in_thread(self.reporter.released, model)
         federation = self.rules.federation
         self._publisher.offer(
             f"released.{release.version}",

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from broker.errors import BrokerError
-from broker.topology import is_name
+from broker.topology import RESERVED, is_name
 from broker.url import Address, parse_url
 
 
@@ -38,8 +38,16 @@ MAX_INT = 2**53
 #: Of the environment variables that set something.
 PREFIX = "FEDMQ_"
 
+
+def _participant_name(value: str) -> str:
+    if value in RESERVED:
+        raise ValueError(f"nobody can be called {value!r}: it addresses somebody else")
+    return _name(value)
+
+
 Name = Annotated[str, BeforeValidator(_name)]
-Names = Annotated[list[Name], BeforeValidator(_listed)]
+ParticipantName = Annotated[str, BeforeValidator(_participant_name)]
+Names = Annotated[list[ParticipantName], BeforeValidator(_listed)]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 

@@ -43,6 +43,9 @@ MAX_HEARTBEATS_WAITING = 1_000
 #: Bytes of updates that may wait for an aggregator that is away, before publishers are told to wait.
 MAX_WAITING_BYTES = 2 * 1024**3
 
+#: Words that stand where participants' names do: everybody, and the other side.
+RESERVED = {"all", "aggregator"}
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -170,6 +171,7 @@ def _run(coroutine: Coroutine[Any, Any, None]) -> None:
 
 def main() -> None:
     """Run the command line; end with the exit codes of `fedmq.errors`."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; the services have a way of their own
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as ending:

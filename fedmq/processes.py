@@ -105,13 +105,15 @@ async def train_over_broker(
                 **common,
             )
             services[f"site {site.name}"] = ("participant", own)
+        done = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             keepers = [
-                tasks.create_task(_keep(command, name, service, trial.state))
+                tasks.create_task(_keep(command, name, service, trial.state, done))
                 for name, (command, service) in services.items()
             ]
             watching = tasks.create_task(_watch(models, on_progress))
             model = await _first_release(released, federation)
+            done.set()
             watching.cancel()
             await asyncio.wait(keepers, timeout=ENDING_SECONDS)
             for keeper in keepers:
@@ -156,7 +158,7 @@ async def _watch(models: Consumer, on_progress: OnProgress) -> None:
         with contextlib.suppress(RemoteMessageError):
             message = decode(delivery.body)
             if isinstance(message, GlobalModel):
-                sites = {name: SiteProgress(name, included=each.settled) for name, each in message.roster.items()}
+                sites = {name: SiteProgress(name) for name in message.roster}
                 on_progress(TrainingProgress(message.phase, message.version, message.loss, sites))
         await delivery.ack()
 
@@ -164,13 +166,13 @@ async def _watch(models: Consumer, on_progress: OnProgress) -> None:
 # --- keeping processes ------------------------------------------------------------------------
 
 
-async def _keep(command: str, name: str, settings: ServiceSettings, folder: Path) -> None:
-    """Run a service until it ends in order; start it again when it was killed or broke."""
+async def _keep(command: str, name: str, settings: ServiceSettings, folder: Path, released: asyncio.Event) -> None:
+    """Run a service until the model is released; start it again when it ends before, for whatever reason."""
     log = folder / f"{name.replace(' ', '-')}.log"
     for _ in range(MAX_RESTARTS):
         async with _process(command, settings, log) as process:
             code = await process.wait()
-        if code == 0:
+        if code == 0 and released.is_set():
             return
         if code == WRONG_INPUT:
             raise ProcessFailed(f"{name} ended: {_last_line(log)}")
@@ -183,6 +185,7 @@ async def _process(command: str, settings: ServiceSettings, log: Path) -> AsyncI
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # a broker.py in the folder where the user stands is none of ours
             "-m",
             "fedmq",
             command,

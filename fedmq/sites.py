@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.topology import is_name
+from broker.topology import RESERVED, is_name
 from fedmq.errors import CommandError
 from participant.sources import Table, read_csv
 
 SUFFIXES = (".csv",)
-
-#: Everybody, in a routing key; the other service, whose state would lie in a file of the same name.
-TAKEN = {"all", "aggregator"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ def _site_name(file: Path) -> str:
         raise CommandError(
             f"the file {file} would be a site called {name!r}: use letters, digits, '-' and '_' in its name"
         )
-    if name in TAKEN:
+    if name in RESERVED:
         raise CommandError(f"the file {file} would be a site called {name!r}, which means something else: rename it")
     return name
 

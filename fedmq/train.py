@@ -55,6 +55,8 @@ def run_train(request: TrainRequest, *, as_json: bool) -> None:
 
 def train(request: TrainRequest, *, on_progress: OnProgress) -> ReleasedModel:
     """Return the model; raises errors of `fedmq.errors.OURS` before anything is started or written."""
+    if request.state is not None and request.broker is None:
+        raise CommandError("--state keeps what services over a broker leave behind: give --broker with it")
     sites = find_sites(request.data, label=request.label, split=request.split)
     settings = train_settings(sites, request.options, request.broker)
     slow = _slow(request.slow, sites)
@@ -80,7 +82,8 @@ def train_settings(sites: Sequence[Site], options: Mapping[str, Any], broker: st
     if broker is not None:
         given["broker"] = broker
     settings = AggregatorSettings.load(
-        None, {**given, "participants": [site.name for site in sites], "exit_after_release": True}
+        None,
+        {**given, "participants": [site.name for site in sites], "exit_after_release": True, "senders": "participant"},
     )
     settings.rules()  # a wrong strategy or option ends here, before anything is started
     return settings

@@ -6,13 +6,15 @@ from pathlib import Path
 
 from pydantic import Field
 
-from broker.settings import Name, ServiceSettings
+from broker.settings import ParticipantName, ServiceSettings
 
 
 class ParticipantSettings(ServiceSettings):
     """Where the rows are, and who we are."""
 
-    name: Name = Field(description="Our name in the federation; also our broker user, unless users are shared.")
+    name: ParticipantName = Field(
+        description="Our name in the federation; also our broker user, unless users are shared."
+    )
     data: Path = Field(description="The CSV file with our rows.")
     label: str = Field(description="Its column of 0 and 1 to be predicted.")
     split: str | None = Field(None, description="Its column that says train or test; without it all rows train.")

@@ -177,3 +177,23 @@ def test_incremental_newton_is_the_pooled_fit_with_a_straggler_and_an_aggregator
     assert np.abs(np.array(model["weights"]) - fit["w"]).max() <= 1e-8
     assert abs(model["intercept"] - fit["b"]) <= 1e-8
     assert model["metrics"]["test"]["accuracy"] == pytest.approx(fit["test"]["accuracy"], rel=1e-12)
+
+
+def test_an_aggregator_that_is_asked_to_end_in_the_middle_is_started_again_and_no_file_here_is_imported(
+    vhost: VHost, tmp_path: Path
+) -> None:
+    (tmp_path / "broker.py").write_text("raise SystemExit('the folder where the user stands was imported')")
+    state = tmp_path / "state"
+    training = subprocess.Popen(
+        [sys.executable, "-P", *_command(tmp_path / "model", "--state", str(state), "--fit-seconds", "0.05")[1:]],
+        cwd=tmp_path,
+        env={**os.environ, "FEDMQ_BROKER": vhost.amqp_url(), "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _wait_for_version(state, 5, training)
+    os.kill(int((state / "aggregator.pid").read_text()), signal.SIGTERM)
+    printed, told = training.communicate(timeout=200)
+    assert training.returncode == 0, told
+    assert json.loads(printed)["epoch"] == 2

@@ -336,3 +336,37 @@ def test_update_bodies_stay_under_the_cap_that_the_plan_implies(sites: dict[str,
             {a: np.ones(length) for a in arrays},
         )
         assert len(encode(update)) <= body_cap("update", sizes)
+
+
+async def test_a_model_is_written_down_though_the_aggregator_dies_between_its_commit_and_that(
+    tmp_path: Path, sites: dict[str, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[ReleasedModel] = []
+    async with world(tmp_path, sites, max_versions=5) as w:
+        await w.start_aggregator()
+        for name in sites:
+            await w.start(name)
+
+        def die(*_: object) -> None:
+            raise RuntimeError("killed here")
+
+        monkeypatch.setattr("aggregator.report.Reporter.released", die)
+        await asyncio.wait({w.running["aggregator"]}, timeout=LIMIT_SECONDS)
+        await w.kill("aggregator")
+        monkeypatch.setattr("aggregator.report.Reporter.released", lambda _, model: written.append(model))
+        await w.start_aggregator()
+        model = await w.released()
+    assert [each.version for each in written] == [model.version] == [5]
+
+
+async def test_an_aggregator_that_was_to_end_after_its_release_ends_when_started_again(
+    tmp_path: Path, sites: dict[str, Site]
+) -> None:
+    async with world(tmp_path, sites, max_versions=5, exit_after_release=True) as w:
+        await w.start_aggregator()
+        for name in sites:
+            await w.start(name)
+        async with asyncio.timeout(LIMIT_SECONDS):
+            await w.running["aggregator"]
+            await w.start_aggregator()
+            await w.running["aggregator"]

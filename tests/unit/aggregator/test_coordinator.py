@@ -592,7 +592,10 @@ def test_training_is_given_up_when_every_live_fit_of_a_version_has_failed() -> N
     assert story.last(GiveUp) == []
     failed(story, "b")
     (given_up,) = story.last(GiveUp)
-    assert "the local fit of every site diverged from version 0 on: set a smaller learning_rate" in given_up.reason
+    assert (
+        "the local fit of every site diverged from version 0 on, or is out of all bounds: set a smaller"
+        in given_up.reason
+    )
     assert story.restart().last(GiveUp) == [given_up], "a restart does not mend it"
 
 
@@ -607,3 +610,26 @@ def test_a_heartbeat_of_a_former_incarnation_is_passed_over() -> None:
     before = story.state
     story.happens(HeartbeatArrived(Heartbeat("heart", "a", "another", "idle", 0), 99.0))
     assert story.state is before
+
+
+def test_a_fit_that_is_refused_for_its_size_is_not_asked_of_the_same_model_again() -> None:
+    story = Story(rules("a", "b")).all_say_hello().trains("a", values=1e10)
+    assert story.verdicts == ["out-of-bounds"]
+    assert story.asked("a") == ""
+    story.trains("b", values=1e10)
+    assert len(story.last(GiveUp)) == 1
+
+
+def test_a_process_that_slept_takes_nobody_for_silent() -> None:
+    story = Story(rules("a", "b", silence_seconds=10.0)).all_say_hello()
+    story.happens(Tick(1e4))
+    assert {p.state for p in story.state.presence.values()} == {"live"}
+    assert story.wakes_at == 1e4 + 10.0
+
+
+def test_nothing_is_frozen_and_released_while_nobody_is_there() -> None:
+    story = Story(rules("a", "b", standardise=True, silence_seconds=10.0)).all_say_hello()
+    story.reports_moments("a")
+    story.happens(Tick(story.wakes_at or 0.0))
+    assert {p.state for p in story.state.presence.values()} == {"silent"}
+    assert story.phase == "moments", "the mean of all rows is not that of one site"

@@ -15,6 +15,9 @@ import numpy as np
 from aggregator.state import Member, Progress, Rules
 from broker.messages import Array
 
+#: Relative to the best loss: one further above it flickers no longer, it has run away.
+NEAR_BEST = 0.1
+
 
 def federated_loss(members: Iterable[Member], l2: float, weights: Array) -> float | None:
     """Return sum n_i loss_i / sum n_i + (l2 / 2) ||w||^2 in nats per row; None until all ``members`` have reported."""
@@ -28,14 +31,18 @@ def federated_loss(members: Iterable[Member], l2: float, weights: Array) -> floa
 
 
 def observe_loss(progress: Progress, loss: float | None, rules: Rules) -> Progress:
-    """Return ``progress`` that has seen ``loss`` at its version; ``converged`` when it is time to stop."""
+    """Return ``progress`` that has seen ``loss`` at its version; ``converged`` when patience ends near the best."""
     if loss is None:
         return replace(progress, loss=None)
     best = progress.best_loss
     if best is None or loss < best - rules.tolerance * abs(best):
         return replace(progress, loss=loss, best_loss=loss, best_version=progress.version)
-    patient = progress.version - progress.best_version < rules.patience
-    return replace(progress, loss=loss, converged=not patient)
+    near = loss <= best + NEAR_BEST * abs(best)
+    return replace(progress, loss=loss, converged=near and _is_patience_over(progress, rules))
+
+
+def _is_patience_over(progress: Progress, rules: Rules) -> bool:
+    return progress.best_loss is not None and progress.version - progress.best_version >= rules.patience
 
 
 def observe(progress: Progress, loss: float | None, converged: bool | None, rules: Rules) -> Progress:
@@ -47,4 +54,4 @@ def observe(progress: Progress, loss: float | None, converged: bool | None, rule
 
 def is_over(progress: Progress, rules: Rules) -> bool:
     """Whether no further version is to be made."""
-    return progress.converged or progress.version >= rules.max_versions
+    return progress.converged or _is_patience_over(progress, rules) or progress.version >= rules.max_versions

@@ -28,7 +28,8 @@ def test_objective_is_near_the_pooled_optimum_and_no_update_is_lost_to_a_straggl
     fast, stragglers = json.loads(done.stdout)
     assert abs(fast["excess"]) <= 0.02
     assert abs(stragglers["excess"]) <= 0.15
-    assert stragglers["predicted_excess"] >= 0  # printed beside the measured one
+    # Printed beside the measured one: weighing a slow site down costs more than equal speed does.
+    assert stragglers["predicted_excess"] > 10 * fast["predicted_excess"]
     for result in (fast, stragglers):
         audit = result["audit"]
         assert audit["lost"] == audit["counted_twice"] == audit["refused_otherwise"] == 0

@@ -64,3 +64,10 @@ def test_training_ends_at_the_last_version_also_without_convergence() -> None:
     assert not is_over(Progress(version=4), limit)
     assert is_over(Progress(version=5), limit)
     assert is_over(Progress(version=1, converged=True), limit)
+
+
+def test_a_loss_that_ran_away_ends_the_training_and_has_not_converged() -> None:
+    limits = rules("a", patience=2, max_versions=100)
+    flickering, away = observe(1.0, 1.05, 1.02), observe(1.0, 1.05, 7.0)
+    assert (is_over(flickering, limits), flickering.converged) == (True, True)
+    assert (is_over(away, limits), away.converged) == (True, False)

@@ -65,7 +65,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-@cli.command()
+@cli.command(short_help="Train on four real hospitals, one of them slow.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -82,7 +82,12 @@ def demo(out: Path, seed: int, strategy: str) -> None:
     run_demo(out, seed=seed, strategy=strategy)
 
 
-@cli.command(cls=SettingsCommand, settings=_aggregator_settings, only=_TRAIN_SETTINGS)
+@cli.command(
+    cls=SettingsCommand,
+    settings=_aggregator_settings,
+    only=_TRAIN_SETTINGS,
+    short_help="Train over CSV files on this machine.",
+)
 @click.option(
     "--data",
     "data",
@@ -141,7 +146,7 @@ def train(
     run_train(request, as_json=as_json)
 
 
-@cli.command(cls=SettingsCommand, settings=_aggregator_settings)
+@cli.command(cls=SettingsCommand, settings=_aggregator_settings, short_help="Serve a federation as its aggregator.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings.")
 @click.pass_context
 def aggregator(context: click.Context, config: Path | None) -> None:
@@ -152,7 +157,7 @@ def aggregator(context: click.Context, config: Path | None) -> None:
     _run(serve_aggregator(settings))
 
 
-@cli.command(cls=SettingsCommand, settings=_participant_settings)
+@cli.command(cls=SettingsCommand, settings=_participant_settings, short_help="Serve a federation as one of its sites.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings.")
 @click.pass_context
 def participant(context: click.Context, config: Path | None) -> None:

@@ -51,6 +51,7 @@ from typing import assert_never
 import numpy as np
 
 from aggregator import admission, convergence, verification
+from aggregator.agreement import disagreements
 from aggregator.announcement import asked_of, global_model
 from aggregator.effort import Measured, local_steps
 from aggregator.events import (
@@ -71,7 +72,17 @@ from aggregator.events import (
     Send,
     Tick,
 )
-from aggregator.plan import chosen_l2, enrol, first_plan, fits_into_message, frozen_plan, penalty, penalty_scale
+from aggregator.plan import (
+    arrays_fit_into_message,
+    chosen_l2,
+    enrol,
+    first_plan,
+    fits_into_message,
+    frozen_plan,
+    penalty,
+    penalty_scale,
+    without_empty,
+)
 from aggregator.released import release
 from aggregator.state import Answer, Member, Presence, Progress, Rules, State
 from aggregator.strategies import Contribution, Situation
@@ -92,6 +103,9 @@ Step = tuple[State, list[Action]]
 
 #: A tick so many times later than silence begins: this process, not the participants, was away.
 OVERSLEPT = 1.25
+
+#: Columns that are told of when sites seem not to mean the same by them; of more, something else is wrong.
+MOST_SUSPECTED = 20
 
 #: Verdicts on what a participant makes of a model, whenever it is asked.
 UNUSABLE = {"failed", "out-of-bounds", "no-samples"}
@@ -273,7 +287,7 @@ def _start_if_enough(state: State, at: float) -> Step:
     weights = np.zeros(plan.sizes.parameters)
     state = replace(_with_plan(state, plan), members=members, weights=weights)
     state = replace(state, strategy_state=state.strategy.init(weights))
-    state, actions = _enter(state, "moments" if rules.needs_moments else "training", at, plan_changed=True)
+    state, actions = _enter(state, "moments" if rules.need_moments(plan) else "training", at, plan_changed=True)
     return state, [*barred, Made(state.progress.version, weights), *actions]
 
 
@@ -287,6 +301,11 @@ def _unsuitable(rules: Rules, plan: Plan) -> str:
     if rules.penalty == "firth" and n_classes != len(("no", "yes")):
         return f"penalty firth is for two classes, and the sites have {n_classes}: use l2"
     n_parameters = plan.sizes.parameters
+    if rules.need_moments(plan) and not arrays_fit_into_message(len(plan.features), n_arrays=2):
+        return (
+            f"the moments of {len(plan.features)} columns are too large for a message: do not standardise "
+            "(--no-standardise), with a strategy that needs no learning rate, or use fewer columns"
+        )
     if rules.l1 and plan.kind != "curvature":
         return f"l1 needs matrices that are too large with {n_parameters} parameters: use l2, or fewer columns"
     if plan.kind in {"curvature", "firth"} and not fits_into_message(plan.sizes, n_matrices=1):
@@ -325,7 +344,7 @@ def _contribution(state: State, event: ContributionArrived) -> Step:
     accepted: Step = (state, [record, observed])
     if kind == "moments" and state.progress.phase == "training":
         # Of one that came late: it is asked to train now, and everybody else may be waiting for just that.
-        accepted = _then(accepted, lambda after: _announce(after, name))
+        accepted = _then((state, [*accepted[1], *_suspected(state, name)]), lambda after: _announce(after, name))
     return _then(accepted, lambda after: _go_on(after, at))
 
 
@@ -451,8 +470,22 @@ def _diverged(state: State) -> GiveUp:
 
 
 def _freeze(state: State, at: float) -> Step:
-    plan = frozen_plan(_plan(state), state.rules, state.moments)
-    return _enter(_with_plan(state, plan), "training", at, plan_changed=True)
+    plan, moments = without_empty(_plan(state), state.moments)
+    if plan.features != _plan(state).features:  # there are fewer weights now, all of them 0 as before
+        weights = np.zeros(plan.sizes.parameters)
+        state = replace(state, moments=moments, weights=weights, strategy_state=state.strategy.init(weights))
+    plan = frozen_plan(plan, state.rules, moments)
+    suspected = _suspected(_with_plan(state, plan))
+    return _then((_with_plan(state, plan), suspected), lambda s: _enter(s, "training", at, plan_changed=True))
+
+
+def _suspected(state: State, only: str | None = None) -> list[Action]:
+    """Tell of the columns that the sites seem not to mean the same by; of one site's ``only``, where it is given."""
+    found = [each for each in disagreements(_plan(state), state.moments) if only in {None, each.participant}]
+    return [
+        Observe("units_disagree", {"participant": each.participant, "column": each.column, "ratio": each.ratio})
+        for each in found[:MOST_SUSPECTED]
+    ]
 
 
 def _next_version(state: State, at: float) -> Step:

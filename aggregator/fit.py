@@ -63,7 +63,7 @@ def scale_of(plan: Plan) -> Standardisation:
     """Return the standardisation that the weights are on while they are trained."""
     if plan.frame is None:
         return Standardisation.identity(len(plan.features))
-    return Standardisation(plan.frame.mean, plan.frame.scale)
+    return Standardisation(plan.frame.centre, plan.frame.scale)
 
 
 def current_scale(state: State, frozen: Standardisation) -> Standardisation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +10,17 @@ import numpy as np
 
 from aggregator.state import WIDEST_HESSIAN, Member, Rules, State
 from broker.messages import MAX_BODY_BYTES, Array, Frame, Hello, InferenceKind, Plan, Sizes
+from broker.schema import Schema, difference, model_columns, unknown_levels, with_levels, without_columns
 from logistic.moments import Moments, merge_all
+
+#: Bytes of names and scalars beside the arrays of an update, at most.
+MARGIN_BYTES = 4096
 
 #: Bytes of an evaluation besides its matrices, at most.
 ROOM_FOR_SCORES = 256 * 1024
+
+#: Columns up to which their means fit into the plan beside their scales and names.
+WIDEST_CENTRED = 400_000
 
 #: Column names shown of those that do not fit.
 SHOWN = 5
@@ -21,18 +28,17 @@ SHOWN = 5
 
 def enrol(known: Member | None, hello: Hello, plan: Plan | None) -> Member:
     """Return the member that ``hello`` makes: one known again keeps its history, one without its disk counts anew."""
-    features = hello.features if plan is None else ()
-    barred = "" if plan is None else mismatch(hello.features, hello.classes, plan.features, plan.classes)
+    barred = "" if plan is None else mismatch(hello, plan)
     fresh = Member(
         hello.participant,
         hello.incarnation,
         hello.n_rows,
         hello.n_test_rows,
-        features=features,
         barred=barred,
         classes=hello.classes,
         n_samples=hello.n_samples,
         fingerprint=hello.fingerprint,
+        hello=hello if plan is None else None,
     )
     if known is None:
         return fresh
@@ -41,11 +47,11 @@ def enrol(known: Member | None, hello: Hello, plan: Plan | None) -> Member:
             known,
             n_rows=hello.n_rows,
             n_test_rows=hello.n_test_rows,
-            features=features,
             barred=barred,
             classes=hello.classes,
             n_samples=hello.n_samples,
             fingerprint=hello.fingerprint,
+            hello=fresh.hello,
             evicted=False,
         )
     return replace(
@@ -70,12 +76,22 @@ def _numbers(known: Member, incarnation: str) -> dict[str, Any]:
     return {"received": received, "settled": received - 1 if waits else received, "former": former}
 
 
-def mismatch(
-    features: tuple[str, ...], classes: tuple[int, ...], expected: tuple[str, ...], expected_classes: tuple[int, ...]
-) -> str:
-    """Return why columns or classes do not fit, or nothing; the order of columns does not matter."""
-    if classes != expected_classes:
-        return f"its classes are {_listed(classes)}, the plan's {_listed(expected_classes)}"
+def mismatch(hello: Hello, plan: Plan) -> str:
+    """Return why a site does not fit ``plan``, or nothing; the order of its columns does not matter."""
+    if hello.classes != plan.classes:
+        return f"its classes are {_listed(hello.classes)}, the plan's {_listed(plan.classes)}"
+    if plan.feature_schema is None:
+        if hello.feature_schema is not None:
+            return "it has a schema, and the plan has none: start every site with the schema's file"
+        return _other_columns(hello.features, plan.features)
+    if hello.feature_schema is None:
+        return "it has no schema, and the plan has one: start it with the schema's file"
+    if words := difference(plan.feature_schema, hello.feature_schema):
+        return f"its schema is not the plan's: {words}; give every site the same file"
+    return unknown_levels(plan.feature_schema, hello.levels)
+
+
+def _other_columns(features: tuple[str, ...], expected: tuple[str, ...]) -> str:
     missing = sorted(set(expected) - set(features))
     unknown = sorted(set(features) - set(expected))
     if not missing and not unknown:
@@ -91,29 +107,45 @@ def _listed(classes: Sequence[int]) -> str:
 
 
 def first_plan(rules: Rules, enrolled: Sequence[Member]) -> tuple[Plan, dict[str, Member]]:
-    """Return the plan that the first of ``enrolled`` leads, and all of them, barred where their columns do not fit."""
-    features, classes = enrolled[0].features, enrolled[0].classes
-    members = {
-        member.name: replace(member, features=(), barred=mismatch(member.features, member.classes, features, classes))
-        for member in enrolled
-    }
+    """Return the plan that the first of ``enrolled`` leads, and all of them, barred where their tables do not fit."""
+    hellos = {member.name: member.hello for member in enrolled if member.hello is not None}
+    leading = hellos[enrolled[0].name]
     plan = Plan(
         federation=rules.federation,
         revision=1,
-        features=features,
-        l2=chosen_l2(rules, members),
+        features=leading.features,
+        l2=0.0,
         strategy=rules.strategy.name,
         kind=rules.strategy.kind,
         work=rules.work,
         seed=rules.seed,
         frame=None,
-        classes=classes,
+        classes=leading.classes,
         class_weights=rules.class_weights,
         penalty=rules.penalty,
         l1=rules.l1,
         missing=rules.missing,
     )
-    return _with_strategy(plan, rules), members
+    if leading.feature_schema is not None:
+        plan = _with_schema(plan, leading.feature_schema, hellos.values())
+    members = {
+        member.name: replace(member, hello=None, barred=mismatch(hellos[member.name], plan)) for member in enrolled
+    }
+    return _with_strategy(replace(plan, l2=chosen_l2(rules, members)), rules), members
+
+
+def _with_schema(plan: Plan, leading: Schema, hellos: Iterable[Hello]) -> Plan:
+    """Return ``plan`` with the levels of all whose schema is the ``leading`` one, and the columns that follow."""
+    fitting = [
+        hello for hello in hellos if hello.feature_schema is not None and not difference(leading, hello.feature_schema)
+    ]
+    schema = with_levels(leading, [hello.levels for hello in fitting])
+    return replace(
+        plan,
+        features=model_columns(schema),
+        feature_schema=schema,
+        missing="mean" if schema.fills_with_mean else "refuse",
+    )
 
 
 def chosen_l2(rules: Rules, members: Mapping[str, Member]) -> float:
@@ -139,9 +171,30 @@ def inference_of(rules: Rules, sizes: Sizes) -> InferenceKind:
     return asked if fits_into_message(sizes, n_matrices) else "none"
 
 
+def arrays_fit_into_message(length: int, n_arrays: int) -> bool:
+    """Whether so many arrays of one number for each of ``length`` do."""
+    return 8 * n_arrays * length <= MAX_BODY_BYTES - MARGIN_BYTES
+
+
 def fits_into_message(sizes: Sizes, n_matrices: int) -> bool:
     """Whether so many matrices of all parameters do, with room for everything else."""
     return 8 * n_matrices * sizes.packed <= MAX_BODY_BYTES - ROOM_FOR_SCORES
+
+
+def without_empty(plan: Plan, moments: Mapping[str, Moments]) -> tuple[Plan, dict[str, Moments]]:
+    """Return ``plan`` and ``moments`` without the columns of rare levels that no row has after all."""
+    if plan.feature_schema is None:
+        return plan, dict(moments)
+    merged = merge_all(moments[name] for name in sorted(moments))
+    empty = [name for name, mean, m2 in zip(plan.features, merged.mean, merged.m2, strict=True) if mean == m2 == 0.0]
+    schema = without_columns(plan.feature_schema, empty)
+    features = model_columns(schema)
+    keep = np.isin(plan.features, features)
+    kept = {
+        name: Moments(each.n, each.mean[keep], each.m2[keep], None if each.observed is None else each.observed[keep])
+        for name, each in moments.items()
+    }
+    return replace(plan, features=features, feature_schema=schema), kept
 
 
 def frozen_plan(plan: Plan, rules: Rules, moments: Mapping[str, Moments]) -> Plan:
@@ -151,8 +204,9 @@ def frozen_plan(plan: Plan, rules: Rules, moments: Mapping[str, Moments]) -> Pla
     if rules.choose_learning_rate:
         rate = learning_rate(merged, plan.l2, plan.sizes.n_outputs, standardised=rules.standardise)
         work = replace(work, learning_rate=rate)
-    frame = Frame(mean=merged.mean, scale=merged.std()) if rules.standardise else None
-    fill = merged.mean if rules.missing == "mean" else None
+    centre = merged.mean if len(plan.features) <= WIDEST_CENTRED else None
+    frame = Frame(mean=centre, scale=merged.std()) if rules.standardise else None
+    fill = merged.mean if plan.missing == "mean" else None
     return replace(plan, revision=plan.revision + 1, frame=frame, fill=fill, work=work)
 
 

@@ -1,18 +1,28 @@
-"""The released model: what everybody downstream gets, made of the state at the end of the last evaluation."""
+"""The released model: what everybody downstream gets, made of the state at the end of the last evaluation.
+
+It is one message. Where the columns are so many that names, standardisation, weights and a table of coefficients are
+more than that, the weights alone are released, on the columns' own scale: all that scoring needs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from aggregator import inference, path
+from aggregator.agreement import disagreements
+from aggregator.errors import TrainingFailed
 from aggregator.fit import absent, current_scale, evaluation_of, merged_scores, plan_of, scale_of, sums, weights_of
 from aggregator.inference import INTERCEPT
 from aggregator.plan import penalty
 from aggregator.state import State
 from aggregator.verification import ranks
+from broker import codec
 from broker.messages import (
+    MAX_BODY_BYTES,
     Array,
     ClassModel,
     Coefficient,
@@ -20,6 +30,7 @@ from broker.messages import (
     Metrics,
     MetricsTable,
     Objective,
+    Plan,
     ReleasedModel,
     Scaling,
     Scores,
@@ -27,16 +38,57 @@ from broker.messages import (
 from logistic.evaluation import Evaluation
 from logistic.ranking import Ranks
 
+#: Of a message, at least: the name of a column twice, its mean, scale, weight, and its line of the table.
+COLUMN_BYTES = 100
+
+#: Columns whose units are doubted in the notes; the log has more.
+UNITS_SHOWN = 5
+
+WIDE = (
+    "its columns are too many for one message with everything: the weights are on the columns' own scale, and the "
+    "standardisation and the table of coefficients are left out"
+)
+
 
 def release(state: State) -> ReleasedModel:
-    """Return the model to release; needs a plan, weights, and the scores of at least one participant."""
+    """Return the model to release; needs a plan, weights, and the scores of at least one participant.
+
+    Raises
+    ------
+    TrainingFailed
+        If names and weights alone are more than a message may hold.
+    """
     plan, weights, frozen = plan_of(state), weights_of(state), scale_of(plan_of(state))
-    scale = current_scale(state, frozen)
-    rows = [frozen.to_original(w) for w in weights.reshape(plan.sizes.n_outputs, -1)]
-    standardised = weights if scale is frozen else np.concatenate([scale.to_standardised(w) for w in rows])
     found = inference.examine(state)
-    tables = found.tables or [_estimates(plan.features, w - rows[0] if len(rows) > 1 else w) for w in rows]
-    of_two = plan.sizes.n_outputs == 1
+    original = [frozen.to_original(w) for w in weights.reshape(plan.sizes.n_outputs, -1)]
+    lean = _lean(state, found, original)
+    if COLUMN_BYTES * len(plan.features) <= MAX_BODY_BYTES:
+        scale = current_scale(state, frozen)
+        standardised = weights if scale is frozen else np.concatenate([scale.to_standardised(w) for w in original])
+        tables = found.tables or [_estimates(plan.features, w) for w in _relative(original)]
+        whole = replace(
+            lean,
+            standardisation=Scaling(_numbers(scale.mean), _numbers(scale.scale)),
+            **_weights(plan, np.split(standardised, len(original)), tables),
+        )
+        if _fits(whole):
+            return whole
+    wide = replace(lean, notes=(*lean.notes, WIDE))
+    if not _fits(wide):
+        raise TrainingFailed(
+            f"the model of {len(plan.features)} columns cannot be released: its names and weights are larger than one "
+            f"message may be ({MAX_BODY_BYTES} bytes); train on fewer columns, or give them shorter names"
+        )
+    return wide
+
+
+def _fits(model: ReleasedModel) -> bool:
+    return len(codec.encode(model)) <= MAX_BODY_BYTES
+
+
+def _lean(state: State, found: inference.Found, original: Sequence[Array]) -> ReleasedModel:
+    """Return the model with its weights on the ``original`` scale, and without anything that is as long besides."""
+    plan = plan_of(state)
     taking_part = [member for name, member in sorted(state.members.items()) if member.takes_part]
     kept = absent(state)
     counted = [member for member in taking_part if member.name in state.scores or member.name in kept]
@@ -50,12 +102,9 @@ def release(state: State) -> ReleasedModel:
         n_samples=sum(member.n_rows for member in counted),
         features=plan.features,
         classes=plan.classes,
-        standardisation=Scaling(_numbers(scale.mean), _numbers(scale.scale)),
-        weights=_numbers(standardised[:-1]) if of_two else (),
-        intercept=float(standardised[-1]) if of_two else 0.0,
-        coefficients=tuple(tables[0][:-1]) if of_two else (),
-        intercept_coefficient=tables[0][-1] if of_two else Coefficient(INTERCEPT, 0.0),
-        objective=Objective(plan.l2, _mean_loss(state) + penalty(state, weights), plan.l1, plan.penalty),
+        standardisation=Scaling((), ()),
+        **_weights(plan, original, [_estimates((), w[-1:]) for w in _relative(original)]),
+        objective=Objective(plan.l2, _mean_loss(state) + penalty(state, weights_of(state)), plan.l1, plan.penalty),
         participants=tuple(
             Contributor(
                 name=member.name,
@@ -69,24 +118,49 @@ def release(state: State) -> ReleasedModel:
         metrics=_metrics_table(state),
         convergence=found.convergence,
         inference=found.inference,
-        by_class=() if of_two else _by_class(plan.classes, standardised, tables),
         path=path.points(state),
-        notes=(*found.notes, *_of_absence(kept, left_out)),
+        notes=(*found.notes, *_of_absence(kept, left_out), *_of_units(state)),
+        feature_schema=plan.feature_schema,
+        fill=() if plan.fill is None else _numbers(plan.fill),
     )
+
+
+def _relative(original: Sequence[Array]) -> list[Array]:
+    """Return the estimates; of more than two classes, relative to the first one."""
+    return [w - original[0] for w in original] if len(original) > 1 else list(original)
 
 
 def _estimates(features: Sequence[str], original: Array) -> list[Coefficient]:
     return [Coefficient(name, float(value)) for name, value in zip([*features, INTERCEPT], original, strict=True)]
 
 
-def _by_class(
-    classes: Sequence[int], standardised: Array, tables: Sequence[Sequence[Coefficient]]
-) -> tuple[ClassModel, ...]:
-    rows = standardised.reshape(len(classes), -1)
-    return tuple(
+def _weights(plan: Plan, rows: Sequence[Array], tables: Sequence[Sequence[Coefficient]]) -> dict[str, Any]:
+    """Return the fields with the weights ``rows`` of each output, and the ``tables`` of each, the intercept last."""
+    by_class = tuple(
         ClassModel(label, _numbers(w[:-1]), float(w[-1]), tuple(table[:-1]), table[-1])
-        for label, w, table in zip(classes, rows, tables, strict=True)
+        for label, w, table in zip(plan.classes[-len(rows) :], rows, tables, strict=True)
     )
+    if len(rows) > 1:
+        return {
+            "weights": (),
+            "intercept": 0.0,
+            "coefficients": (),
+            "intercept_coefficient": Coefficient(INTERCEPT, 0.0),
+            "by_class": by_class,
+        }
+    (only,) = by_class
+    return {
+        "weights": only.weights,
+        "intercept": only.intercept,
+        "coefficients": only.coefficients,
+        "intercept_coefficient": only.intercept_coefficient,
+    }
+
+
+def _of_units(state: State) -> tuple[str, ...]:
+    found = disagreements(plan_of(state), state.moments)
+    more = (f"and {len(found) - UNITS_SHOWN} columns more",) if len(found) > UNITS_SHOWN else ()
+    return (*(each.words for each in found[:UNITS_SHOWN]), *more)
 
 
 def _of_absence(kept: Sequence[str], left_out: Sequence[str]) -> tuple[str, ...]:

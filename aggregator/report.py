@@ -87,6 +87,8 @@ class Reporter:
                 if fields["loss"] is not None:
                     self._metrics.loss(fields["loss"])
                 self._log.debug("version_made", **fields)
+            case "units_disagree" | "participant_barred":
+                self._log.warning(observation.event, **fields)
             case "phase_entered":
                 self._metrics.phase(fields["phase"])
                 self._log.info("phase_entered", **fields)

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from aggregator.strategies import Contribution, Strategy, StrategyState
 from broker import codec
-from broker.messages import Array, Evaluation, InferenceKind, LocalWork, Missing, Penalty, Phase, Plan, Task
+from broker.messages import Array, Evaluation, Hello, InferenceKind, LocalWork, Missing, Penalty, Phase, Plan, Task
+from broker.schema import OTHER
 from logistic.moments import Moments
 
 #: Parameters up to which a packed float64 Hessian fits into a message.
@@ -75,10 +76,10 @@ class Rules:
     silence_seconds: float = 35.0
     sweep_seconds: float = 60.0
 
-    @property
-    def needs_moments(self) -> bool:
-        """Whether something follows from the moments of everybody's rows."""
-        return self.standardise or self.choose_learning_rate or self.missing == "mean"
+    def need_moments(self, plan: Plan) -> bool:
+        """Whether something of ``plan`` follows from the moments of everybody's rows."""
+        rare = plan.feature_schema is not None and any(OTHER in each.levels for each in plan.feature_schema.features)
+        return self.standardise or self.choose_learning_rate or plan.missing == "mean" or rare
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class Member:
     ``received`` and ``settled`` are sequence numbers of the current ``incarnation``; ``pending`` is the id of the
     update that is accepted and not yet in a model. ``barred`` says why nothing is asked of it, where that is so.
     ``failed_at`` is the version from which it last found no usable result: it is asked again of the next one.
-    ``features`` are kept only until the plan is made; ``former`` has the highest number received of
+    ``hello`` is kept only until the plan is made; ``former`` has the highest number received of
     each earlier incarnation that sent something. ``n_samples`` is the sum of its rows' weights where they are weighted.
     ``fit_seconds`` is how long its last local fit took, of ``fit_steps``; ``steps`` is what it is given now, where 0 is
     the plan's number.
@@ -123,7 +124,7 @@ class Member:
     incarnation: str
     n_rows: int
     n_test_rows: int
-    features: tuple[str, ...] = ()
+    hello: Hello | None = None
     received: int = 0
     settled: int = 0
     refusal: str = ""
@@ -206,7 +207,8 @@ class State:
 
     def needs_moments_of(self, name: str) -> bool:
         """Whether its moments are asked for now: of everybody at first, later of who joins, or whose rows change."""
-        if name in self.moments or not self.rules.needs_moments or not self.members[name].takes_part:
+        needed = self.plan is not None and self.rules.need_moments(self.plan)
+        if name in self.moments or not needed or not self.members[name].takes_part:
             return False
         return self.progress.phase in {"moments", "training"}
 

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 from fedmq.train import TrainRequest, train
-from participant.sources import Columns
+from participant.settings import TableSettings
 
 ROOT = Path(__file__).parents[1]
 EXPECTED = ROOT / "tests" / "data" / "heart_disease" / "expected.json"
@@ -52,7 +52,7 @@ def mean_accuracy(strategy: str, options: dict[str, object]) -> tuple[float, flo
     with tempfile.TemporaryDirectory() as folder:
         request = TrainRequest(
             data=[ROOT / "examples" / "heart_disease"],
-            columns=Columns("y", split="split"),
+            tables=TableSettings(label="y", split="split"),
             out=Path(folder) / "model",
             options={"strategy": strategy, **options},
         )

@@ -169,7 +169,7 @@ def predicted_objective(rows: list[sqlite3.Row]) -> tuple[float, float]:
     versions: fewer updates and staler ones make it less.
     """
     sites = find_sites([DATA], Columns("y", split="split"))
-    trained = [(site.table.X[site.table.is_train], site.table.y[site.table.is_train]) for site in sites]
+    trained = [(site.table.dense[site.table.is_train], site.table.y[site.table.is_train]) for site in sites]
     scale = Standardisation.from_moments(merge_all(Moments.of(X) for X, _ in trained))
     X = np.vstack([scale.apply(X) for X, _ in trained])
     y = np.concatenate([labels for _, labels in trained])

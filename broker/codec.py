@@ -4,10 +4,14 @@ A body is one msgpack map: ``protocol``, ``schema``, ``type``, and the fields of
 are a map of ``dtype`` (always ``<f8``, little-endian float64) and ``data`` (raw bytes); their
 length is not believed but held against the plan. Never pickle.
 
+More than `MANY_TEXTS` texts in a list, the names of very many columns, are a map of ``dtype`` (``text``) and ``data``:
+the texts in UTF-8 with a zero byte between each two, compressed by zlib (RFC 1950). A list of any length is read, too.
+
 Order of the checks, since each protects the next: the body's length before anything is decoded; msgpack with every
-extension off, and no more maps and lists than a body of that length can need (12 MiB of empty maps would
-become a GiB of objects); no key twice; exact key sets; exact types (a bool is no int, an int no
-float); finite numbers; lengths. A refusal names the place, never the value.
+extension off, and no more maps and lists than a body of that length can need (16 MiB of empty maps would
+become more than a GiB); no key twice; exact key sets; exact types (a bool is no int, an int no
+float); finite numbers; lengths; of compressed texts no more, all together, than `MAX_INFLATED_BYTES` and `MAX_LIST`.
+A refusal names the place, never the value.
 
 Growing: a new field has a default and ``metadata={"since": N}``. A body of an older schema must not have it and
 gets the default; a body of a newer schema may have keys that we do not know, which are passed over.
@@ -18,9 +22,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
-from collections.abc import Callable, Iterable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from hashlib import sha256
+from itertools import chain
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgpack
@@ -46,6 +52,14 @@ from broker.messages import (
 )
 
 DTYPE = "<f8"
+#: In place of a dtype: texts, compressed.
+TEXT = "text"
+#: Texts up to which a list is written as it is, to be read by anybody.
+MANY_TEXTS = 4096
+#: Bytes that the compressed texts of a body may become: two million names of 30.
+MAX_INFLATED_BYTES = 64 * 1024 * 1024
+#: Bytes that are inflated at once.
+PIECE_BYTES = 1024 * 1024
 #: The largest whole number that every language's numbers hold exactly.
 MAX_INT = 2**53
 #: Names of columns and participants, reasons: sentences, not documents.
@@ -74,16 +88,37 @@ Codec = tuple[Reader, Writer]
 T = TypeVar("T")
 
 
+class _Room:
+    """How many texts, and bytes of them, compressed data of a body may still become."""
+
+    def __init__(self) -> None:
+        self._texts, self._bytes = MAX_LIST, MAX_INFLATED_BYTES
+
+    def take(self, *, n_texts: int, n_bytes: int) -> bool:
+        """Whether there was room for so many more."""
+        self._texts -= n_texts
+        self._bytes -= n_bytes
+        return min(self._texts, self._bytes) >= 0
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Context:
-    """What a decoder knows besides the bytes: the schema they claim, and the lengths the plan implies."""
+    """What a decoder knows besides the bytes: the schema they claim, the lengths the plan implies, and its limits."""
 
     schema: int = SCHEMA
     sizes: Sizes | None = None
+    room: _Room = dataclasses.field(default_factory=_Room)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _ManyTexts:
+    """Texts that are compressed when they are packed to be sent or stored; a hash is of what they say."""
+
+    texts: tuple[str, ...]
 
 
 def encode(message: Message) -> bytes:
-    """Return the body of ``message``: the same message gives the same bytes, always."""
+    """Return the body of ``message``: the same message gives the same bytes; compressed ones, with the same zlib."""
     head = {"protocol": PROTOCOL, "schema": SCHEMA, "type": type(message).__name__}
     _, write = _record(type(message))
     return _pack({**head, **write(message)})
@@ -133,10 +168,11 @@ def plan_hash(plan: Plan) -> str:
     """Return the hash by which a plan is named in models and contributions.
 
     Fields that came with a later schema count only where they say something: a side that does not know them
-    knows a plan that does not use them by the same name.
+    knows a plan that does not use them by the same name. Names are hashed as they are: two zlibs may compress them to
+    different bytes.
     """
     head = {"protocol": PROTOCOL, "schema": 1, "type": "Plan"}
-    return sha256(_pack({**head, **_lean(plan)})).hexdigest()
+    return sha256(_pack({**head, **_lean(plan)}, many=_listed)).hexdigest()
 
 
 def _lean(record: Any) -> dict[str, Plain]:
@@ -148,6 +184,8 @@ def _lean(record: Any) -> dict[str, Plain]:
             del plain[item.name]
         elif dataclasses.is_dataclass(value):
             plain[item.name] = _lean(value)
+        elif isinstance(value, tuple) and all(map(dataclasses.is_dataclass, value)):
+            plain[item.name] = [_lean(each) for each in value]
     return plain
 
 
@@ -165,9 +203,17 @@ def body_cap(kind: str, sizes: Sizes | None, update_kinds: Iterable[str] = UPDAT
     return min(MAX_BODY_BYTES, 8 * numbers + MARGIN_BYTES)
 
 
-def _pack(fields: Mapping[str, Plain]) -> bytes:
-    packed: bytes = msgpack.packb(fields, use_bin_type=True)
+def _pack(fields: Mapping[str, Plain], *, many: Callable[[_ManyTexts], Plain] | None = None) -> bytes:
+    packed: bytes = msgpack.packb(fields, use_bin_type=True, default=many or _deflated)
     return packed
+
+
+def _listed(many: _ManyTexts) -> Plain:
+    return many.texts
+
+
+def _deflated(many: _ManyTexts) -> Plain:
+    return {"dtype": TEXT, "data": zlib.compress("\0".join(many.texts).encode())}
 
 
 def _unpack(body: bytes, max_bytes: int) -> dict[str, Plain]:
@@ -279,7 +325,7 @@ def _codec(hint: Any, size: str | None) -> Codec:
         inner = next(argument for argument in arguments if argument is not types.NoneType)
         codec = _optional(_codec(inner, size))
     elif origin is tuple:
-        codec = _sequence(_codec(arguments[0], size))
+        codec = _texts() if arguments[0] is str else _sequence(_codec(arguments[0], size))
     elif origin is dict:
         codec = _mapping(_codec(arguments[1], size))
     elif origin is np.ndarray:
@@ -349,6 +395,48 @@ def _sequence(inner: Codec) -> Codec:
         return [inner[1](value) for value in values]
 
     return read, write
+
+
+def _texts() -> Codec:
+    """Return reader and writer of texts, which are compressed where they are many."""
+    read_list, write_list = _sequence((_read_text, _same))
+
+    def read(plain: Plain, place: str, context: Context) -> tuple[str, ...]:
+        if type(plain) is not dict:
+            texts: tuple[str, ...] = read_list(plain, place, context)
+            return texts
+        if plain.keys() != {"dtype", "data"} or plain["dtype"] != TEXT or type(plain["data"]) is not bytes:
+            raise MalformedMessage(f"{place}: neither a list nor compressed texts")
+        try:
+            return tuple(chain.from_iterable(_inflated(plain["data"], place, context.room)))
+        except (zlib.error, UnicodeDecodeError):
+            raise MalformedMessage(f"{place}: its data are no compressed texts") from None
+
+    def write(texts: tuple[str, ...]) -> Plain:
+        many = len(texts) > MANY_TEXTS and "\0" not in "".join(texts)
+        return _ManyTexts(texts) if many else write_list(texts)
+
+    return read, write
+
+
+def _inflated(data: bytes, place: str, room: _Room) -> Iterator[list[str]]:
+    """Yield the texts in ``data``, a piece of it at a time: a bomb ends while it is small."""
+    stream, begun = zlib.decompressobj(), b""
+    while not stream.eof:
+        piece = stream.decompress(data, PIECE_BYTES)
+        data = stream.unconsumed_tail
+        if not (piece or stream.eof):
+            raise MalformedMessage(f"{place}: its compressed texts are cut short")
+        *texts, begun = (begun + piece).split(b"\0")
+        if not room.take(n_texts=len(texts), n_bytes=len(piece)):
+            raise MalformedMessage(f"{place}: its compressed texts are more than are read")
+        if max(map(len, (*texts, begun))) > MAX_TEXT_BYTES:
+            raise MalformedMessage(f"{place}: a text is longer than {MAX_TEXT_BYTES} bytes")
+        if texts:
+            yield b"\0".join(texts).decode().split("\0")
+    if stream.unused_data:
+        raise MalformedMessage(f"{place}: there are bytes behind its compressed texts")
+    yield [begun.decode()]
 
 
 def _mapping(inner: Codec) -> Codec:

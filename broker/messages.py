@@ -33,8 +33,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from broker.schema import Schema
+
 #: Raised by one with each new message or field; a field says since when it is there.
-SCHEMA = 2
+SCHEMA = 3
 
 #: Raised when old and new can no longer talk; named in the refusal.
 PROTOCOL = 1
@@ -42,8 +44,9 @@ PROTOCOL = 1
 #: Bins of the probability histograms in `Scores`.
 N_BINS = 1000
 
-#: Bytes. RabbitMQ 4 refuses more than 16 MiB by default, and 64 MiB costs a client half a GiB: well below both.
-MAX_BODY_BYTES = 12 * 1024 * 1024
+#: Bytes. RabbitMQ 4 refuses more than 16 MiB by default: below it, with room for a message's properties. Two arrays
+#: of a million numbers fit, which are the moments of a million columns.
+MAX_BODY_BYTES = 16 * 1024 * 1024 - 64 * 1024
 
 #: Intervals of margins of which `Ranks` are asked at once: half a megabyte for the counts of two sets of rows.
 MAX_INTERVALS = 16384
@@ -78,8 +81,8 @@ UPDATE_ARRAYS: dict[str, dict[str, Part]] = {
     "control": {"delta": Part("parameters"), "control": Part("parameters")},
     # The fit ran away: there is nothing to send, and whoever waits for it has to know.
     "failed": {},
-    # Sums over rows at the weights ``base``.
-    "gradient": {"base": Part("parameters"), "gradient": Part("parameters")},
+    # Sums over rows at the weights ``base``, which may be left out: those of the base version.
+    "gradient": {"base": Part("parameters", optional=True), "gradient": Part("parameters")},
     # The same with the Hessian as its upper triangle, blended with the majoriser by theta; left out where it is as good
     # as the one sent last, ``drift`` being the largest change of a margin since then; ``reach`` is the largest norm
     # of a row.
@@ -121,7 +124,8 @@ class Hello:
     """A participant introduces itself, at its start and after every reconnection.
 
     ``n_samples`` is the sum of the weights of its training rows, None where each counts as one. ``fingerprint`` changes
-    when its rows do.
+    when its rows do. With a ``feature_schema`` the features are the schema's, and ``levels`` are those that enough of
+    its rows have, of each feature whose levels are to be found.
     """
 
     federation: str
@@ -133,6 +137,8 @@ class Hello:
     classes: tuple[int, ...] = field(default=(0, 1), metadata={"since": 2})
     n_samples: float | None = field(default=None, metadata={"since": 2})
     fingerprint: str = field(default="", metadata={"since": 2})
+    feature_schema: Schema | None = field(default=None, metadata={"since": 3})
+    levels: dict[str, tuple[str, ...]] = field(default_factory=dict, metadata={"since": 3})
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +179,19 @@ class LocalWork:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """The frozen standardisation: z = (x - mean) / scale."""
+    """The frozen standardisation: z = (x - mean) / scale; without a mean nothing is subtracted.
 
-    mean: Array = field(metadata={"size": "features"})
+    Subtracting it moves the intercept and no slope, since the intercept is not penalised. Of very many columns it is
+    left out: the message is half as long.
+    """
+
+    mean: Array | None = field(metadata={"size": "features"})
     scale: Array = field(metadata={"size": "features"})
+
+    @property
+    def centre(self) -> Array:
+        """What is subtracted, (n_features,): ``mean``, or zeros."""
+        return np.zeros(len(self.scale)) if self.mean is None else self.mean
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,7 +199,8 @@ class Plan:
     """What is computed: the columns by name and in their order, the objective, the local work.
 
     ``frame`` is None before the moments are merged, and where rows are taken as they are. ``fill`` is what stands for
-    missing cells. ``class_weights`` multiply the rows of each class; empty, each counts as one.
+    missing cells. ``class_weights`` multiply the rows of each class; empty, each counts as one. ``feature_schema`` has
+    the levels of all sites; ``features`` are the columns that follow from it.
     """
 
     federation: str
@@ -203,6 +219,7 @@ class Plan:
     inference: InferenceKind = field(default="none", metadata={"since": 2})
     missing: Missing = field(default="refuse", metadata={"since": 2})
     fill: Array | None = field(default=None, metadata={"since": 2, "size": "features"})
+    feature_schema: Schema | None = field(default=None, metadata={"since": 3})
 
     @property
     def sizes(self) -> Sizes:
@@ -486,7 +503,11 @@ class ReleasedModel:
 
     ``weights`` and ``intercept`` are on the standardised scale; ``coefficients`` and
     ``intercept_coefficient`` on the original one: p = 1 / (1 + exp(-(intercept + x . estimates))). Of more than two
-    classes these are empty and 0, and ``by_class`` has them. ``notes`` are what readers should know.
+    classes these are empty and 0, and ``by_class`` has them. ``notes`` are what readers should know. ``feature_schema``
+    says how the features follow from a table, and ``fill`` what stands for their missing cells.
+
+    Of very many features, what is longer than a message is left out: the standardisation is empty, the weights are on
+    the original scale, and there are no coefficients.
     """
 
     federation: str
@@ -510,6 +531,8 @@ class ReleasedModel:
     by_class: tuple[ClassModel, ...] = field(default=(), metadata={"since": 2})
     notes: tuple[str, ...] = field(default=(), metadata={"since": 2})
     path: tuple[PathPoint, ...] = field(default=(), metadata={"since": 2})
+    feature_schema: Schema | None = field(default=None, metadata={"since": 3})
+    fill: tuple[float, ...] = field(default=(), metadata={"since": 3})
 
 
 Message = Hello | Heartbeat | Goodbye | Plan | GlobalModel | ModelUpdate | Evaluation | ReleasedModel

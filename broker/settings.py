@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
@@ -69,6 +69,7 @@ def _participant_name(value: str) -> str:
     return _name(value)
 
 
+Model = TypeVar("Model", bound=BaseModel)
 Name = Annotated[str, BeforeValidator(_name)]
 ParticipantName = Annotated[str, BeforeValidator(_participant_name)]
 Names = Annotated[list[ParticipantName], BeforeValidator(_listed)]
@@ -113,16 +114,13 @@ class ServiceSettings(BaseModel):
     def load(cls, config: Path | None, flags: dict[str, Any]) -> Self:
         """Return the settings from ``config``, the environment and ``flags``; raises `SettingsError`."""
         origin = str(config) if config else "the settings"
-        try:
-            from_file = _read(config)
-            unknown = sorted(set(from_file) - set(cls.model_fields))
-            if unknown:
-                raise SettingsError(
-                    f"{origin}: there is no setting {unknown[0]!r}; there are {', '.join(sorted(cls.model_fields))}"
-                )
-            return cls(**{**from_file, **cls._from_environment(), **flags})
-        except ValidationError as error:
-            raise SettingsError(f"{origin}: {_first_defect(error)}") from None
+        from_file = _read(config)
+        unknown = sorted(set(from_file) - set(cls.model_fields))
+        if unknown:
+            raise SettingsError(
+                f"{origin}: there is no setting {unknown[0]!r}; there are {', '.join(sorted(cls.model_fields))}"
+            )
+        return checked(cls, {**from_file, **cls._from_environment(), **flags}, origin)
 
     @classmethod
     def _from_environment(cls) -> dict[str, Any]:
@@ -141,7 +139,7 @@ class ServiceSettings(BaseModel):
         urls = [url.strip() for url in self.broker.get_secret_value().split(",")]
         addresses = [_address(url) for url in urls]
         if self.broker_password_file is not None:
-            password = _secret(self.broker_password_file)
+            password = read_secret(self.broker_password_file, "the broker password")
             return [_with_password(url, password) for url in urls]
         if self.cert_file is None and (without := [each for each in addresses if each.password is None]):
             raise SettingsError(
@@ -149,6 +147,14 @@ class ServiceSettings(BaseModel):
                 "or give a cert_file"
             )
         return urls
+
+
+def checked(kind: type[Model], given: dict[str, Any], origin: str = "the settings") -> Model:
+    """Return settings of ``kind`` as they are ``given``; raises `SettingsError`, which says where they come from."""
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        raise SettingsError(f"{origin}: {_first_defect(error)}") from None
 
 
 def _read(config: Path | None) -> dict[str, Any]:
@@ -182,13 +188,12 @@ def _address(url: str) -> Address:
         raise SettingsError(f"broker: {error}") from None
 
 
-def _secret(path: Path) -> str:
+def read_secret(path: Path, what: str) -> str:
+    """Return the secret in the file at ``path``; raises `SettingsError` that calls it ``what``."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        raise SettingsError(
-            f"the broker password cannot be read from {path}: check the path and its permissions"
-        ) from None
+        raise SettingsError(f"{what} cannot be read from {path}: check the path and its permissions") from None
 
 
 def _with_password(url: str, password: str) -> str:

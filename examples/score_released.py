@@ -9,6 +9,7 @@ import asyncio
 import csv
 import math
 import sys
+import zlib
 
 import aio_pika
 import msgpack
@@ -29,11 +30,23 @@ async def next_model(url: str, queue_name: str = "downstream.scores") -> dict:
             return msgpack.unpackb(message.body)
 
 
+def names(features: list | dict) -> list:
+    """Return the names of the columns: very many of them come compressed, with a zero byte between each two."""
+    return zlib.decompress(features["data"]).decode().split("\0") if isinstance(features, dict) else features
+
+
+def estimates(model: dict) -> dict:
+    """Return the coefficient of each column by name, on its original scale."""
+    if model["coefficients"]:
+        return {each["name"]: each["estimate"] for each in model["coefficients"]}
+    scale = model["standardisation"]["scale"] or [1.0] * len(model["weights"])  # of very many columns
+    return {name: w / s for name, w, s in zip(names(model["features"]), model["weights"], scale, strict=True)}
+
+
 def score(model: dict, row: dict) -> float:
     """Return the probability of class 1 for one row: values by column name, on their original scale."""
     margin = model["intercept_coefficient"]["estimate"]
-    for coefficient in model["coefficients"]:
-        margin += coefficient["estimate"] * float(row[coefficient["name"]])
+    margin += sum(estimate * float(row[name]) for name, estimate in estimates(model).items())
     return 1.0 / (1.0 + math.exp(-margin))
 
 

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -58,6 +58,9 @@ _TRAIN_SETTINGS = (
     "heartbeat_seconds",
 )
 
+#: What says where the rows are that a schema is for, and how they are written.
+_SOURCE_SETTINGS = ("delimiter", "decimal", "query", "database", "database_file", "min_cell")
+
 
 def _aggregator_settings() -> Any:
     from aggregator.settings import AggregatorSettings
@@ -69,6 +72,12 @@ def _participant_settings() -> Any:
     from participant.settings import ParticipantSettings
 
     return ParticipantSettings
+
+
+def _table_settings() -> Any:
+    from participant.settings import TableSettings
+
+    return TableSettings
 
 
 @click.group(
@@ -104,7 +113,8 @@ def demo(out: Path, seed: int, strategy: str) -> None:
     cls=SettingsCommand,
     settings=_aggregator_settings,
     only=_TRAIN_SETTINGS,
-    short_help="Train over .csv and .npz files on this machine.",
+    first=_table_settings,
+    short_help="Train over .csv, .npz and .parquet files on this machine.",
 )
 @click.option(
     "--data",
@@ -112,21 +122,9 @@ def demo(out: Path, seed: int, strategy: str) -> None:
     multiple=True,
     required=True,
     type=click.Path(path_type=Path),
-    help="A site's .csv or .npz file, or a folder of them; may be given again.",
+    help="A site's .csv, .npz or .parquet file, or a folder of them; may be given again.",
 )
 @click.argument("more_data", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--label", default="y", show_default=True, help="The column to be predicted: 0 or 1, or a class.")
-@click.option("--split", help="The column that says train or test; test rows are only evaluated.")
-@click.option("--sample-weight", metavar="COLUMN", help="The column that says how much each row counts.")
-@click.option("--offset", metavar="COLUMN", help="The column that is added to the margin of each row.")
-@click.option("--classes", default="0,1", show_default=True, help="All labels that there are, separated by commas.")
-@click.option(
-    "--missing",
-    type=click.Choice(["refuse", "mean"]),
-    default="refuse",
-    show_default=True,
-    help="Missing cells: refused, or filled with the federation's means.",
-)
 @click.option(
     "--broker", envvar="FEDMQ_BROKER", help="AMQP URL: run the aggregator and each site as processes over this broker."
 )
@@ -152,12 +150,6 @@ def train(
     context: click.Context,
     data: Sequence[Path],
     more_data: Sequence[Path],
-    label: str,
-    split: str | None,
-    sample_weight: str | None,
-    offset: str | None,
-    classes: str,
-    missing: Literal["refuse", "mean"],
     broker: str | None,
     out: Path,
     state: Path | None,
@@ -169,15 +161,17 @@ def train(
 ) -> None:
     """Train over the sites in DATA, in this process or over a broker, and write the model to OUT."""
     _keep_fits_apart()
-    from fedmq.train import TrainRequest, columns_of, run_train
+    from broker.settings import checked
+    from fedmq.train import TrainRequest, run_train
+
+    given = context.obj or {}
+    of_tables = {name: value for name, value in given.items() if name in _table_settings().model_fields}
 
     request = TrainRequest(
         data=[*data, *more_data],
-        columns=columns_of(
-            label=label, split=split, sample_weight=sample_weight, offset=offset, classes=classes, missing=missing
-        ),
+        tables=checked(_table_settings(), of_tables),
         out=out,
-        options={**(context.obj or {}), "missing": missing},
+        options={name: value for name, value in given.items() if name not in of_tables or name == "missing"},
         broker=broker,
         state=state,
         slow=tuple(slow),
@@ -206,6 +200,69 @@ def participant(context: click.Context, config: Path | None) -> None:
     from fedmq.services import serve_participant
 
     _run(serve_participant(settings))
+
+
+@cli.command(short_help="Cut one table into sites, for trials and teaching.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--by", metavar="COLUMN", help="A site for each value of this column, which the sites' files leave out.")
+@click.option("--keep", is_flag=True, help="With --by: leave the column in the sites' files.")
+@click.option("--sites", type=click.IntRange(1, 1000), metavar="N", help="So many sites; rows are dealt at random.")
+@click.option(
+    "--dirichlet",
+    type=float,
+    metavar="A",
+    help="With --sites: shares of the labels are drawn from Dirichlet(A); the smaller A, the more the sites differ.",
+)
+@click.option("--label", metavar="COLUMN", help="The label, whose shares are printed.  [default: y]")
+@click.option("--seed", type=click.IntRange(min=0), help="With --sites: the same seed is the same cut.  [default: 0]")
+@click.option("--delimiter", help="What is between the cells of a .csv file, such as ';' or tab.  [default: a comma]")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the sites' files; a new one.")
+def split(file: Path, out: Path, **options: Any) -> None:
+    """Cut FILE, a .csv, .npz or .parquet file, into a file for each site; each row goes to exactly one, as it is."""
+    from fedmq.split import SplitRequest, run_split
+
+    run_split(SplitRequest(file, out, **options))
+
+
+@cli.group(invoke_without_command=True, short_help="Draft a feature schema from a table; check a table against one.")
+@click.pass_context
+def schema(context: click.Context) -> None:
+    """Draft a feature schema from a table, and check a table against one; neither uses a network."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@schema.command(
+    cls=SettingsCommand,
+    settings=_participant_settings,
+    only=(*_SOURCE_SETTINGS, "label"),
+    short_help="Write the first draft of a schema.",
+)
+@click.argument("data", default="")
+@click.option("--columns", metavar="NAMES", help="Names of the columns of a .csv file without a header line.")
+@click.option("--out", type=click.Path(path_type=Path), help="A new file for the draft, in place of standard output.")
+@click.pass_context
+def infer(context: click.Context, data: str, columns: str | None, out: Path | None) -> None:
+    """Write the first draft of a schema for the table DATA, or for what a database answers."""
+    from fedmq.schema import SourceRequest, run_infer
+
+    run_infer(SourceRequest(data, context.obj or {}), columns=columns, out=out)
+
+
+@schema.command(
+    cls=SettingsCommand,
+    settings=_participant_settings,
+    only=("feature_schema", *_SOURCE_SETTINGS),
+    short_help="Say what would become of a table under a schema.",
+)
+@click.argument("data", default="")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as a document.")
+@click.pass_context
+def check(context: click.Context, data: str, as_json: bool) -> None:
+    """Say what would become of the table DATA under a schema, and end with 2 if it would be refused."""
+    from fedmq.schema import SourceRequest, run_check
+
+    run_check(SourceRequest(data, context.obj or {}), as_json=as_json)
 
 
 @cli.command(short_help="Try strategies side by side on a virtual clock.")

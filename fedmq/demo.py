@@ -24,7 +24,7 @@ from fedmq.train import TrainRequest, train
 from fedmq.watch import SiteProgress, TrainingProgress
 from logistic import Evaluation, Moments, Problem, Standardisation, Vector, exact_auc, loss, make_solver, margins, solve
 from monitoring.logs import configure_logging
-from participant.sources import Columns
+from participant.settings import TableSettings
 
 SLOW_SITE = "va"
 SLOWDOWN = 10.0
@@ -48,7 +48,7 @@ def run_demo(out: Path, *, seed: int, strategy: str) -> None:
     check_out(out)
     request = TrainRequest(
         data=[heart_disease()],
-        columns=Columns("y", split="split"),
+        tables=TableSettings(label="y", split="split"),
         out=out,
         options={"seed": seed, "strategy": strategy},
         slow=(f"{SLOW_SITE}={SLOWDOWN:g}",),
@@ -63,7 +63,7 @@ def run_demo(out: Path, *, seed: int, strategy: str) -> None:
     written = write_model(out, model)
     seconds = time.monotonic() - began
     screen.print(f"\nTrained in {seconds:.1f} s: {model.version} versions, {model.strategy}.\n")
-    compare(screen, model, find_sites(request.data, request.columns))
+    compare(screen, model, find_sites(request.data, request.tables.reading().what))
     screen.print()
     print_written(screen, written)
 
@@ -148,8 +148,8 @@ def fit_newton(X: Vector, y: Vector, l2: float) -> Fit:
 
 def compare(screen: Console, model: ReleasedModel, sites: list[Site]) -> None:
     """Print what each hospital would have alone, what the federation has, and what pooling all rows would give."""
-    trained = [(site.table.X[site.table.is_train], site.table.y[site.table.is_train]) for site in sites]
-    tested = [(site.table.X[~site.table.is_train], site.table.y[~site.table.is_train]) for site in sites]
+    trained = [(site.table.dense[site.table.is_train], site.table.y[site.table.is_train]) for site in sites]
+    tested = [(site.table.dense[~site.table.is_train], site.table.y[~site.table.is_train]) for site in sites]
     X, y = np.vstack([rows for rows, _ in trained]), np.concatenate([labels for _, labels in trained])
     pooled = fit_newton(X, y, model.objective.l2)
     federation = Fit(

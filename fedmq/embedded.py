@@ -26,7 +26,7 @@ from fedmq.sites import Site
 from fedmq.watch import OnProgress, SiteProgress, TrainingProgress
 from monitoring.http import Health
 from participant.outbox import Outbox
-from participant.settings import ParticipantSettings
+from participant.settings import ParticipantSettings, TableSettings
 
 #: The aggregator's user on the broker in memory; no site can be called so.
 AGGREGATOR = "aggregator"
@@ -40,11 +40,13 @@ async def train_embedded(
     least_fit_seconds: float,
     on_progress: OnProgress,
     own_models: OwnModels | None = None,
+    tables: TableSettings | None = None,
 ) -> ReleasedModel:
     """Return the model that the federation of ``sites`` releases.
 
     Parameters
     ----------
+    tables : how the sites' tables were read; None as by default.
     slow : for some sites, how many times slower their fits are made.
     least_fit_seconds : how long a fit takes at least.
     own_models : what each site makes of its own once the model is released; None nothing.
@@ -67,8 +69,8 @@ async def train_embedded(
             own = ParticipantSettings(
                 federation=settings.federation,
                 name=site.name,
-                data=site.path,
-                label="",
+                data=str(site.path),
+                min_cell=TableSettings().min_cell if tables is None else tables.min_cell,
                 aggregator_user=AGGREGATOR,
                 heartbeat_seconds=settings.heartbeat_seconds,
                 least_fit_seconds=least_fit_seconds,

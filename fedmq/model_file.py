@@ -42,6 +42,7 @@ def document(model: ReleasedModel) -> dict[str, Any]:
         **{key: fields[key] for key in ("coefficients", "intercept_coefficient", "objective", "n_samples")},
         **{key: fields[key] for key in ("participants", "version", "strategy", "converged", "metrics")},
         **{key: fields[key] for key in ("convergence", "inference", "by_class", "notes", "path")},
+        **{key: fields[key] for key in ("feature_schema", "fill")},
         **{key: fields[key] for key in ("federation", "epoch")},
     }
 

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -31,8 +31,7 @@ from fedmq.own_models import OwnModels
 from fedmq.services import rabbitmq_transport
 from fedmq.sites import Site
 from fedmq.watch import OnProgress, SiteProgress, TrainingProgress
-from participant.settings import ParticipantSettings
-from participant.sources import Columns
+from participant.settings import ParticipantSettings, TableSettings
 
 #: Seconds within which the broker must answer a training command.
 CONNECT_SECONDS = 10.0
@@ -63,7 +62,7 @@ async def train_over_broker(
     sites: Sequence[Site],
     settings: AggregatorSettings,
     *,
-    columns: Columns,
+    tables: TableSettings,
     trial: Trial,
     on_progress: OnProgress,
 ) -> ReleasedModel:
@@ -98,8 +97,8 @@ async def train_over_broker(
         for site in sites:
             own = ParticipantSettings(
                 name=site.name,
-                data=site.path.absolute(),
-                **asdict(columns),
+                data=str(site.path.absolute()),
+                **_of_tables(tables),
                 broker=settings.broker,
                 aggregator_user=transport.user,
                 heartbeat_seconds=settings.heartbeat_seconds,
@@ -126,6 +125,12 @@ async def train_over_broker(
             for keeper in keepers.values():
                 keeper.cancel()
         return model
+
+
+def _of_tables(tables: TableSettings) -> dict[str, Any]:
+    """Return what was said of ``tables``, for processes that may run elsewhere."""
+    said = tables.model_dump(exclude_unset=True, exclude_none=True)
+    return said | ({} if tables.feature_schema is None else {"feature_schema": tables.feature_schema.absolute()})
 
 
 def _watching(federation: str) -> Topology:

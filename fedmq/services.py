@@ -34,7 +34,8 @@ from participant.released import ReleaseFolder
 from participant.report import Reporter as ParticipantReporter
 from participant.service import ParticipantService
 from participant.settings import ParticipantSettings
-from participant.sources import Table, read_table
+from participant.sources import Table
+from participant.watched import Watched
 
 #: Seconds between signs of life of the event loop, well under the ten after which it counts as blocked.
 BEAT_SECONDS = 2.0
@@ -95,9 +96,15 @@ def aggregator_service(
 
 
 def participant_service(
-    settings: ParticipantSettings, table: Table, transport: Transport, outbox: Outbox, reporter: ParticipantReporter
+    settings: ParticipantSettings,
+    table: Table,
+    transport: Transport,
+    outbox: Outbox,
+    reporter: ParticipantReporter,
+    *,
+    watched: Watched | None = None,
 ) -> ParticipantService:
-    """Return a participant over an entered ``transport``."""
+    """Return a participant over an entered ``transport``; without ``watched`` its rows stay what they are."""
     return ParticipantService(
         federation=settings.federation,
         name=settings.name,
@@ -113,6 +120,9 @@ def participant_service(
         queue_expiry_seconds=settings.queue_expiry_seconds,
         releases=_release_folder(settings),
         exit_when_released=settings.exit_when_released,
+        min_cell=settings.min_cell,
+        threads=settings.threads,
+        watched=watched,
     )
 
 
@@ -152,7 +162,9 @@ async def serve_participant(settings: ParticipantSettings) -> None:
     """Be a participant until told to stop; SIGTERM drains and ends."""
     configure_logging(level=settings.log_level)
     settings = settings.model_copy(update={"out": _folder(settings.out or settings.state_dir / settings.name)})
-    table = read_table(settings.data, settings.columns)
+    reading = settings.rows()
+    signature = reading.signature()  # before the rows are read: what changes from here on is noticed
+    table = reading.table()
     registry, health = CollectorRegistry(), Health(("broker", "service"))
     reporter = participant_reporter(settings, registry, health)
     outbox = Outbox(
@@ -162,7 +174,10 @@ async def serve_participant(settings: ParticipantSettings) -> None:
     )
     try:
         async with _process(settings, registry, health, reporter.happened) as run:
-            await run(lambda transport: participant_service(settings, table, transport, outbox, reporter))
+            watched = Watched(reading, signature, settings.watch_seconds)
+            await run(
+                lambda transport: participant_service(settings, table, transport, outbox, reporter, watched=watched)
+            )
     finally:
         outbox.close()
 

@@ -8,16 +8,30 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from broker.messages import Coefficient, Deviation, FitStatistics, Heterogeneity, Metrics, PathPoint, ReleasedModel
+from broker.messages import (
+    Array,
+    ClassModel,
+    Coefficient,
+    Deviation,
+    FitStatistics,
+    Heterogeneity,
+    Metrics,
+    PathPoint,
+    ReleasedModel,
+)
 from fedmq.model_file import SITES, Written
 from fedmq.watch import TrainingProgress
 
 #: What ``local.json`` of a site says.
 OwnDocument = Mapping[str, Any]
+
+#: Columns up to which a table has all their coefficients, and the largest ones that it has of more: a page.
+WHOLE_TABLE, LARGEST = 200, 30
 
 #: Versions between two lines where there is no terminal to rewrite a line on.
 LINE_EVERY = 25
@@ -26,7 +40,9 @@ LINE_EVERY = 25
 def console(*, to_stderr: bool = False) -> Console:
     """Return where people read: the terminal's width, or 110 columns where there is none."""
     stream = sys.stderr if to_stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else 110, highlight=False, soft_wrap=False)
+    width = None if stream.isatty() else 110
+    # In a notebook the library would show each line itself, and a summary that is wanted as text would be empty.
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False, force_jupyter=False)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -125,6 +141,11 @@ def _remainder(model: ReleasedModel) -> str:
 
 def _remarks(model: ReleasedModel) -> list[str]:
     remarks = list(model.notes)
+    if (n := len(model.features)) > WHOLE_TABLE:
+        scale = "standardised" if any(each != 1.0 for each in model.standardisation.scale) else "columns' own"
+        remarks.append(
+            f"of {n:,} columns the {LARGEST} with the largest weights on the {scale} scale are shown; the model has all"
+        )
     if model.inference is not None and model.inference.kind == "none" and model.inference.why:
         remarks.append(f"there are no standard errors: {model.inference.why}")
     elif model.inference is not None and model.objective.l2 > 0.0:
@@ -172,12 +193,30 @@ def p_text(p_value: float | None) -> str:
 
 def _tables(model: ReleasedModel) -> list[tuple[str, list[Coefficient]]]:
     if not model.by_class:
-        return [("coefficient (original scale)", [model.intercept_coefficient, *model.coefficients])]
-    first = model.by_class[0].label
+        return [("coefficient (original scale)", _lines(model.features, model, np.zeros(len(model.weights))))]
+    first, *others = model.by_class
     return [
-        (f"class {each.label} against {first} (original scale)", [each.intercept_coefficient, *each.coefficients])
-        for each in model.by_class[1:]
+        (
+            f"class {each.label} against {first.label} (original scale)",
+            _lines(model.features, each, np.array(first.weights)),
+        )
+        for each in others
     ]
+
+
+def _lines(features: Sequence[str], one: ReleasedModel | ClassModel, against: Array) -> list[Coefficient]:
+    """Return the lines of a table, the intercept first; of very many columns, those with the largest weights.
+
+    A model that has no coefficients has its weights on the original scale.
+    """
+    weights = np.array(one.weights) - against
+    which = range(len(features))
+    if len(features) > WHOLE_TABLE:
+        which = np.argsort(-np.abs(weights), kind="stable")[:LARGEST].tolist()
+    of_columns = [
+        one.coefficients[k] if one.coefficients else Coefficient(features[k], float(weights[k])) for k in which
+    ]
+    return [one.intercept_coefficient, *of_columns]
 
 
 def _coefficients(title: str, rows: Sequence[Coefficient]) -> Grid:

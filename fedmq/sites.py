@@ -8,7 +8,7 @@ from pathlib import Path
 
 from broker.topology import RESERVED, is_name
 from fedmq.errors import CommandError
-from participant.sources import SUFFIXES, Columns, Table, read_table
+from participant.sources import SUFFIXES, TEXT_SUFFIXES, Columns, Dialect, Schema, Table, read_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,13 @@ class Site:
     table: Table
 
 
-def find_sites(paths: Sequence[Path], columns: Columns) -> list[Site]:
+def find_sites(paths: Sequence[Path], what: Columns | Schema, dialect: Dialect = Dialect()) -> list[Site]:  # noqa: B008 - frozen
     """Return the sites in ``paths``, each a file or a folder of files, sorted by name within a folder.
+
+    Parameters
+    ----------
+    what : what is what in the files.
+    dialect : how CSV files are written; those without a header line have many suffixes.
 
     Raises
     ------
@@ -30,31 +35,34 @@ def find_sites(paths: Sequence[Path], columns: Columns) -> list[Site]:
     DataError
         When a table cannot be used.
     """
-    files = [file for path in paths for file in _files(path)]
+    suffixes = (*SUFFIXES, *TEXT_SUFFIXES) if dialect.header else SUFFIXES
+    files = [file for path in paths for file in _files(path, suffixes)]
     names = [_site_name(file) for file in files]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise CommandError(f"two files are called site {twice!r}: give each site a file name of its own")
-    sites = [Site(name, file, read_table(file, columns)) for name, file in zip(names, files, strict=True)]
+    sites = [Site(name, file, read_table(file, what, dialect)) for name, file in zip(names, files, strict=True)]
     for site in sites[1:]:
         _check_columns(sites[0], site)
     return sites
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Return the files that ``path`` means, in a folder those with one of ``suffixes``."""
+    known = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes and file.is_file())
         if not found:
-            raise CommandError(f"the folder {path} has no {' or '.join(SUFFIXES)} file: each site is one")
+            raise CommandError(f"the folder {path} has no {known} file: each site is one")
         return found
     if not path.exists():
         raise CommandError(f"there is no file or folder {path}")
-    if path.suffix.lower() not in SUFFIXES:
-        raise CommandError(f"{path} is not a {' or '.join(SUFFIXES)} file")
+    if path.suffix.lower() not in {*suffixes, *TEXT_SUFFIXES}:
+        raise CommandError(f"{path} is not a {known} file")
     return [path]
 
 
 def _site_name(file: Path) -> str:
-    name = file.stem.removeprefix("site-")
+    name = file.stem.removeprefix("site-").replace(".", "-")
     if not is_name(name):
         raise CommandError(
             f"the file {file} would be a site called {name!r}: use letters, digits, '-' and '_' in its name"

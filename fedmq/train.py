@@ -24,18 +24,18 @@ from fedmq.show import ProgressLines, print_summary
 from fedmq.sites import Site, find_sites
 from fedmq.watch import OnProgress
 from monitoring.logs import configure_logging
-from participant.sources import Columns
+from participant.settings import TableSettings
 
 
 @dataclass(frozen=True, slots=True)
 class TrainRequest:
-    """What ``fedmq train`` was asked for; ``options`` are settings of the aggregator.
+    """What ``fedmq train`` was asked for: ``tables`` is how to read the data, ``options`` are for the aggregator.
 
     ``own_models`` : what each site makes of its own once the model is released, and where; None nothing.
     """
 
     data: Sequence[Path]
-    columns: Columns
+    tables: TableSettings
     out: Path
     options: Mapping[str, Any] = field(default_factory=dict)
     broker: str | None = None
@@ -43,15 +43,6 @@ class TrainRequest:
     slow: tuple[str, ...] = ()
     least_fit_seconds: float = 0.0
     own_models: OwnModels | None = None
-
-
-def columns_of(*, classes: str, **given: Any) -> Columns:
-    """Return what is what in the files, as the command line says it."""
-    try:
-        listed = tuple(int(part) for part in classes.split(","))
-    except ValueError:
-        raise CommandError("--classes: whole numbers separated by commas, such as 0,1,2") from None
-    return Columns(**given, classes=listed)
 
 
 def run_train(
@@ -81,7 +72,8 @@ def train(request: TrainRequest, *, on_progress: OnProgress) -> ReleasedModel:
     """Return the model; raises errors of `fedmq.errors.OURS` before anything is started or written."""
     if request.state is not None and request.broker is None:
         raise CommandError("--state keeps what services over a broker leave behind: give --broker with it")
-    sites = find_sites(request.data, request.columns)
+    reading = request.tables.reading()
+    sites = find_sites(request.data, reading.what, reading.dialect)
     settings = train_settings(sites, request.options, request.broker)
     slow = _slow(request.slow, sites)
     if request.broker is None:
@@ -89,6 +81,7 @@ def train(request: TrainRequest, *, on_progress: OnProgress) -> ReleasedModel:
             train_embedded(
                 sites,
                 settings,
+                tables=request.tables,
                 slow=slow,
                 least_fit_seconds=request.least_fit_seconds,
                 on_progress=on_progress,
@@ -99,7 +92,7 @@ def train(request: TrainRequest, *, on_progress: OnProgress) -> ReleasedModel:
     with keep as state:
         trial = Trial(slow, request.least_fit_seconds, Path(state).absolute(), request.own_models)
         return asyncio.run(
-            train_over_broker(sites, settings, columns=request.columns, trial=trial, on_progress=on_progress)
+            train_over_broker(sites, settings, tables=request.tables, trial=trial, on_progress=on_progress)
         )
 
 

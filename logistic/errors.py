@@ -5,6 +5,7 @@ LogisticError
  +-- NonFiniteError       a NaN or an infinity where a number is needed
  +-- LabelError           a label that is neither 0 nor 1
  +-- ParameterError       a number outside the range in which it has a meaning
+ +-- NotInMemoryError     some rows are wanted of rows that come in chunks only
  +-- IndefiniteError      a matrix that should be a Hessian and has a direction of negative curvature
  +-- UnknownSolverError   a solver's name that nothing is registered under
 """
@@ -28,6 +29,10 @@ class LabelError(LogisticError):
 
 class ParameterError(LogisticError):
     """A number lies outside the range in which it has a meaning."""
+
+
+class NotInMemoryError(LogisticError):
+    """Some of the rows are wanted, by their numbers, of rows that come in chunks only."""
 
 
 class IndefiniteError(LogisticError):

@@ -14,8 +14,9 @@ More than two classes have no such order: their histograms stay empty, and ``auc
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from functools import reduce
+from functools import partial, reduce
 from math import nan
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +79,7 @@ class Evaluation:
         """
         check_weights(problem, w)
         of = _of_two_classes if problem.n_outputs == 1 else _of_classes
-        return merge_evaluations(of(chunk, w) for chunk in problem.chunks())
+        return merge_evaluations(problem.over(partial(of, w=w)))
 
     def merge(self, other: "Evaluation") -> "Evaluation":
         """Add the two: the evaluation of both sets of rows together."""
@@ -131,6 +132,45 @@ class Evaluation:
 def merge_evaluations(evaluations: Iterable[Evaluation]) -> Evaluation:
     """Add them all: the evaluation of everybody's rows together; ``Evaluation.zero()`` of nobody's."""
     return reduce(Evaluation.merge, evaluations, Evaluation.zero())
+
+
+class RowMargins(NamedTuple):
+    """What a model says of every row, and what the rows are.
+
+    ``margins`` (n_rows,), of more than two classes (n_rows, n_classes); ``y`` (n_rows,); ``sample_weight`` (n_rows,),
+    None for 1 everywhere.
+    """
+
+    margins: Vector
+    y: Vector
+    sample_weight: Vector | None
+
+    @property
+    def weights(self) -> Vector:
+        """Sample weights, (n_rows,), ones where there are none."""
+        return np.ones_like(self.y) if self.sample_weight is None else self.sample_weight
+
+
+def row_margins(problem: Problem, w: Vector) -> RowMargins:
+    """Gather the margins of all rows, offsets included, with labels and sample weights, in one pass over the rows.
+
+    For what no sum over rows can tell, as their order. It takes the memory of a few columns.
+
+    Raises
+    ------
+    ShapeError
+        If ``w`` does not match the columns of ``problem``.
+    """
+    check_weights(problem, w)
+    of = _chunk_margins if problem.n_outputs == 1 else _chunk_class_margins
+    parts = list(problem.over(partial(of, w=w)))
+    none = np.zeros(0 if problem.n_outputs == 1 else (0, problem.n_outputs))
+    weights = [part.sample_weight for part in parts if part.sample_weight is not None]
+    return RowMargins(
+        np.concatenate([none, *(part.margins for part in parts)]),
+        np.concatenate([np.zeros(0), *(part.y for part in parts)]),
+        np.concatenate(weights) if weights else None,
+    )
 
 
 def exact_auc(y: Vector, scores: Vector) -> float | None:
@@ -193,6 +233,14 @@ def _of_classes(chunk: Chunk, w: Vector) -> Evaluation:
         positives=np.zeros(N_BINS),
         negatives=np.zeros(N_BINS),
     )
+
+
+def _chunk_margins(chunk: Chunk, w: Vector) -> RowMargins:
+    return RowMargins(chunk_margins(chunk, w), chunk.y, chunk.sample_weight)
+
+
+def _chunk_class_margins(chunk: Chunk, w: Vector) -> RowMargins:
+    return RowMargins(softmax.class_margins(chunk.X, w), chunk.y, chunk.sample_weight)
 
 
 def _sample_weight(chunk: Chunk) -> Vector:

@@ -21,19 +21,22 @@ Firth, "Bias reduction of maximum likelihood estimates", Biometrika 80, 1993; He
 problem of separation in logistic regression", Statistics in Medicine 21, 2002.
 """
 
+from functools import partial
+
 import numpy as np
 
 from logistic.errors import IndefiniteError, ParameterError, ShapeError
 from logistic.linear_system import SMALLEST_PIVOT_SHARE, solve_positive
 from logistic.loss import check_weights, chunk_margins, curvature, sigmoid
-from logistic.problem import CHUNK_ROWS, Chunk, Matrix, Problem, Vector
+from logistic.problem import Chunk, Matrix, Problem, Vector
+from logistic.rows import in_blocks
 
 # logistf's default, on whatever scale the columns have. On standardised ones it is far; it matters where A has all but
 # vanished.
 MAX_STEP = 5.0
 
 
-def firth_gradient_sum(problem: Problem, w: Vector, B: Matrix, *, chunk_rows: int = CHUNK_ROWS) -> Vector:
+def firth_gradient_sum(problem: Problem, w: Vector, B: Matrix, *, chunk_rows: int | None = None) -> Vector:
     """Gradient of -l* over these rows: sum of ( s_j (p_j - y_j) + h_j (p_j - 1/2) ) (x_j, 1).
 
     Minus the modified score of the module's docstring, with the sign of `logistic.loss.gradient_sum`.
@@ -59,7 +62,7 @@ def firth_gradient_sum(problem: Problem, w: Vector, B: Matrix, *, chunk_rows: in
     check_weights(problem, w)
     if B.shape != (w.size, w.size):
         raise ShapeError(f"the inverse of the information has shape {B.shape}; {w.size} weights need a square one")
-    return sum((_gradient(chunk, w, B) for chunk in problem.chunks(chunk_rows)), np.zeros(w.size))
+    return sum(problem.over(partial(in_blocks, partial(_gradient, w=w, B=B)), chunk_rows), np.zeros(w.size))
 
 
 def inverse_information(A: Matrix) -> Matrix:
@@ -132,7 +135,7 @@ def firth_step(w: Vector, g: Vector, A: Matrix, max_step: float = MAX_STEP) -> V
 
 def _gradient(chunk: Chunk, w: Vector, B: Matrix) -> Vector:
     z = chunk_margins(chunk, w)
-    rows = np.column_stack([chunk.X, np.ones(len(z))])
+    rows = np.column_stack([chunk.dense(), np.ones(len(z))])
     hat = chunk.weighted(curvature(z)) * np.einsum("ij,ij->i", rows @ B, rows)
     t = 1.0 - 2.0 * chunk.y
     residual = chunk.weighted(t * sigmoid(t * z)) + hat * np.tanh(z / 2.0) / 2.0  # tanh(z / 2) / 2 = p - 1/2

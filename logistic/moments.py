@@ -18,13 +18,15 @@ mean, so they change neither mean nor m2, and the standard deviation of the fill
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from logistic.errors import NonFiniteError, ParameterError, ShapeError
-from logistic.problem import Matrix, Vector
+from logistic.problem import Chunk, Matrix, Vector
+from logistic.rows import Features, Rows
+from logistic.sparse import CSR, column_sums
 
 # A column counts as constant when its std is below this share of its mean. Means and centred squares computed as
 # here err by a few 1e-16 of the mean, merges included, so a constant column stays well below; a column that really
@@ -83,12 +85,12 @@ class Moments:
         return cls(0.0, np.zeros(d), np.zeros(d))
 
     @classmethod
-    def of(cls, X: Matrix, sample_weight: Vector | None = None, *, allow_missing: bool = False) -> "Moments":
+    def of(cls, X: Features, sample_weight: Vector | None = None, *, allow_missing: bool = False) -> "Moments":
         """Moments of rows.
 
         Parameters
         ----------
-        X : (n_rows, n_features)
+        X : (n_rows, n_features), dense; or sparse, where it takes time in proportion to the entries.
         sample_weight : (n_rows,) non-negative, or None for 1 everywhere.
         allow_missing : take NaN as a value that is missing.
 
@@ -98,6 +100,8 @@ class Moments:
             If ``X`` is not a matrix or ``sample_weight`` does not have one number per row.
         NonFiniteError
             If a column holds an infinity, or a NaN that is not allowed, or its squares overflow.
+        ParameterError
+            If sparse rows are standardised already.
         """
         n_rows, n_features = _shape(X)
         s = np.ones(n_rows) if sample_weight is None else sample_weight
@@ -106,12 +110,12 @@ class Moments:
         n = float(s.sum())
         if n == 0:
             return cls.zero(n_features)
-        missing = np.isnan(X)
-        if not missing.any():
-            return cls._of_cells(X, s, n, None)
-        if not allow_missing:
+        missing = np.isnan(X.data if isinstance(X, CSR) else X)
+        if missing.any() and not allow_missing:
             raise NonFiniteError("a column holds NaN; fill it, or allow missing values")
-        return cls._of_cells(X, s, n, missing)
+        if isinstance(X, CSR):
+            return cls._of_entries(X, s, n, missing)
+        return cls._of_cells(X, s, n, missing if missing.any() else None)
 
     @classmethod
     def _of_cells(cls, X: Matrix, s: Vector, n: float, missing: NDArray[np.bool_] | None) -> "Moments":
@@ -127,6 +131,24 @@ class Moments:
             # Second pass: the mean of the differences is the first mean's rounding error.
             correction = s @ centred / total
             return cls(n, mean + correction, s @ known(centred - correction) ** 2, observed)
+
+    @classmethod
+    def _of_entries(cls, X: CSR, s: Vector, n: float, missing: NDArray[np.bool_]) -> "Moments":
+        """Two passes over the entries, as over cells; the zeros between them enter by the weight that they have."""
+        if X.frame is not None:
+            raise ParameterError("these rows are standardised already; take the moments of rows as they came")
+        weight = np.repeat(s, X.counts)
+        known = np.where(missing, 0.0, weight)
+        value = np.where(missing, 0.0, X.data)
+        zeros = _weight_of_zeros(X, s, n, weight)
+        observed = np.minimum(column_sums(X, known) + zeros, n) if missing.any() else None
+        total = n if observed is None else _divisor(observed)
+        with np.errstate(over="ignore", invalid="ignore"):  # the constructor refuses what overflowed, in a sentence
+            mean = column_sums(X, known * value) / total
+            correction = (column_sums(X, known * (value - mean[X.indices])) - zeros * mean) / total
+            mean = mean + correction
+            m2 = column_sums(X, known * (value - mean[X.indices]) ** 2) + zeros * mean**2
+            return cls(n, mean, m2, observed)
 
     @property
     def n_observed(self) -> Vector:
@@ -145,6 +167,44 @@ class Moments:
         constant = spread <= CONSTANT_COLUMN_SHARE * np.abs(self.mean)
         filled = np.sqrt(self.m2 / self.n)
         return np.where(constant | (filled == 0), 1.0, filled)  # 0 by underflow, where m2 is the smallest of numbers
+
+
+def moments_of_blocks(
+    blocks: Iterable[tuple[Features, Vector | None]], *, n_features: int, allow_missing: bool = False
+) -> Moments:
+    """Moments of all rows of ``blocks``, each of X and its sample weights or None, read one after the other.
+
+    Parameters
+    ----------
+    n_features : columns of each, and of none.
+    allow_missing : take NaN as a value that is missing.
+    """
+    parts = (Moments.of(X, s, allow_missing=allow_missing) for X, s in blocks)
+    return reduce(merge, parts, Moments.zero(n_features))
+
+
+def moments_of_rows(rows: Rows, *, allow_missing: bool = False) -> Moments:
+    """Moments of rows of any kind, as they came, in one pass.
+
+    Parameters
+    ----------
+    allow_missing : take NaN as a value that is missing: these rows need not be fit for a `Problem`.
+    """
+    parts = rows.over(partial(_moments, allow_missing=allow_missing))
+    return reduce(merge, parts, Moments.zero(rows.n_features))
+
+
+def _moments(chunk: Chunk, allow_missing: bool) -> Moments:
+    return Moments.of(chunk.X, chunk.sample_weight, allow_missing=allow_missing)
+
+
+def _weight_of_zeros(X: CSR, s: Vector, n: float, weight: Vector) -> Vector:
+    """Return the weight of the rows without an entry in each column, (n_features,).
+
+    Exactly 0 where there is no such row: as the difference of two sums it would be rounding, and n - 0 rows of it.
+    """
+    without = np.count_nonzero(s) > column_sums(X, (weight > 0).astype(np.float64))
+    return np.where(without, np.maximum(n - column_sums(X, weight), 0.0), 0.0)
 
 
 def merge(a: Moments, b: Moments) -> Moments:
@@ -191,13 +251,14 @@ def merge_all(moments: Iterable[Moments]) -> Moments:
     ShapeError
         If there is nothing to merge, or the numbers of columns differ.
     """
-    parts = list(moments)
-    if not parts:
+    parts = iter(moments)
+    first = next(parts, None)
+    if first is None:
         raise ShapeError("no moments to merge, so the number of columns is unknown; start with Moments.zero(d)")
-    return reduce(merge, parts)
+    return reduce(merge, parts, first)
 
 
-def _shape(X: Matrix) -> tuple[int, int]:
+def _shape(X: Features) -> tuple[int, int]:
     try:
         n_rows, n_features = X.shape
     except ValueError:

@@ -20,38 +20,27 @@ p   (n_rows,) probabilities, sigmoid(z)
 Two classes share one margin. More than two have one each, and w holds their weights one class after another, each
 with its intercept last: the rows of ``w.reshape(n_classes, n_features + 1)``. See `logistic.softmax`.
 
-Rows are read in chunks only (`Problem.chunks`), so whatever can hand out chunks can stand in for them.
+Rows are looked at in chunks only (`Problem.over`), so whatever can go over chunks can stand in for arrays: see
+`logistic.rows`.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from logistic.errors import LabelError, NonFiniteError, ParameterError, ShapeError
+from logistic.arrays import Matrix, Vector
+from logistic.errors import LabelError, NonFiniteError, NotInMemoryError, ParameterError, ShapeError
+from logistic.rows import CHUNK_ROWS, Chunk, Rows, WithoutOffset, over_chunks, part, row_cuts
+from logistic.sparse import CSR
 
-Vector: TypeAlias = NDArray[np.float64]
-Matrix: TypeAlias = NDArray[np.float64]
+__all__ = ["CHUNK_ROWS", "TWO_CLASSES", "Chunk", "Matrix", "Problem", "Pull", "Vector", "penalised"]
 
-# Rows per chunk: 3 MB at 100 columns, about a core's cache; 49 MB at 1500, the widest Hessian we expect.
-CHUNK_ROWS = 4096
+T = TypeVar("T")
 
 TWO_CLASSES = 2  # they share one margin; more have one each
-
-
-class Chunk(NamedTuple):
-    """A few consecutive rows: ``X`` (m, n_features), ``y`` (m,), ``sample_weight`` and ``offset`` (m,) or None."""
-
-    X: Matrix
-    y: Vector
-    sample_weight: Vector | None
-    offset: Vector | None
-
-    def weighted(self, values: Vector) -> Vector:
-        """Multiply each row's values, (m,) or (m, n_classes), by its sample weight."""
-        return values if self.sample_weight is None else (values.T * self.sample_weight).T
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +86,8 @@ class Problem:
 
     Parameters
     ----------
-    X : (n_rows, n_features) float64, without an intercept column.
+    X : (n_rows, n_features) float64, an array or sparse (`logistic.sparse.CSR`), without an intercept column. Or
+        rows of any other kind, which have their labels, sample weights and offsets themselves (`logistic.rows.Rows`).
     y : (n_rows,) labels, whole numbers from 0.0 to n_classes - 1.
     sample_weight : (n_rows,) non-negative, or None for 1 everywhere.
     l2 : non-negative, per row: scikit-learn's ``C`` is ``1 / (l2 * n_samples)``.
@@ -105,6 +95,8 @@ class Problem:
         could say whose margin is meant.
     n_classes : 2, or more for softmax; also of classes that none of these rows has.
     pull : what is added to F, or None.
+    threads : that go over the chunks of rows in memory; rows of another kind see to it themselves. The sums do not
+        depend on it.
 
     Raises
     ------
@@ -115,23 +107,30 @@ class Problem:
     LabelError
         If a label is none of the classes.
     ParameterError
-        If a sample weight is negative, ``l2`` is negative or not finite, there are fewer than two classes, or there is
-        an offset with more than two.
+        If a sample weight is negative, ``l2`` is negative or not finite, there are fewer than two classes, there is
+        an offset with more than two, rows that have labels themselves are given others, or there is no thread.
     """
 
-    X: Matrix
-    y: Vector
+    X: Matrix | CSR | Rows
+    y: Vector | None = None
     sample_weight: Vector | None = None
     l2: float = 0.0
     offset: Vector | None = field(default=None, kw_only=True)
     n_classes: int = field(default=TWO_CLASSES, kw_only=True)
     pull: Pull | None = field(default=None, kw_only=True)
+    threads: int = field(default=1, kw_only=True)
 
     def __post_init__(self) -> None:
+        if hasattr(self.X, "over"):
+            if not (self.y is None and self.sample_weight is None and self.offset is None):
+                raise ParameterError("these rows have labels, sample weights and offsets themselves; give no others")
+            self._check_numbers()
+            return
         # asarray copies nothing that is float64 already; integers and booleans become float64 once, here.
         for name in ("X", "y", "sample_weight", "offset"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64))
+            value = getattr(self, name)
+            if not (value is None or isinstance(value, CSR)):
+                object.__setattr__(self, name, np.asarray(value, dtype=np.float64))
         self._check_numbers()
         self._check_rows()
         self._check_column("sample_weight", self.sample_weight)
@@ -146,17 +145,19 @@ class Problem:
             raise ParameterError(f"n_classes is {self.n_classes}; it must be 2 or more, also where a site has fewer")
         if self.offset is not None and self.n_classes > TWO_CLASSES:
             raise ParameterError(f"an offset moves the one margin of two classes; {self.n_classes} have one each")
+        if self.threads < 1:
+            raise ParameterError(f"threads is {self.threads}; it must be 1 or more")
 
     def _check_rows(self) -> None:
+        X, y = self._arrays
         n_dimensions = len(("rows", "columns"))
-        if self.X.ndim != n_dimensions:
-            raise ShapeError(f"X has shape {self.X.shape}; it must be (n_rows, n_features)")
-        if self.y.shape != (self.n_rows,):
-            raise ShapeError(f"y has shape {self.y.shape}; X has {self.n_rows} rows, so ({self.n_rows},) fits")
-        if not np.isfinite(self.X).all():
-            columns = np.flatnonzero(~np.isfinite(self.X).all(axis=0)).tolist()
+        if len(X.shape) != n_dimensions:
+            raise ShapeError(f"X has shape {X.shape}; it must be (n_rows, n_features)")
+        if y.shape != (self.n_rows,):
+            raise ShapeError(f"y has shape {y.shape}; X has {self.n_rows} rows, so ({self.n_rows},) fits")
+        if columns := _not_finite(X):
             raise NonFiniteError(f"X holds NaN or infinity in columns {columns}; drop or impute those rows")
-        if not np.isin(self.y, np.arange(self.n_classes)).all():
+        if not np.isin(y, np.arange(self.n_classes)).all():
             known = "0 and 1" if self.n_classes == TWO_CLASSES else f"0 to {self.n_classes - 1}"
             raise LabelError(f"y holds labels other than {known}; recode the outcome first")
 
@@ -173,14 +174,19 @@ class Problem:
         return f"Problem(n_rows={self.n_rows}, n_features={self.n_features}, n_classes={self.n_classes}, l2={self.l2})"
 
     @property
+    def in_memory(self) -> bool:
+        """Whether the rows are arrays, dense or sparse: only then can some of them be taken (`take`)."""
+        return isinstance(self.X, np.ndarray | CSR)
+
+    @property
     def n_rows(self) -> int:
         """Number of rows, whatever their weights."""
-        return len(self.X)
+        return len(self.X) if isinstance(self.X, np.ndarray | CSR) else self.X.n_rows
 
     @property
     def n_features(self) -> int:
         """Number of columns of ``X``."""
-        return int(self.X.shape[1])
+        return int(self.X.shape[1]) if isinstance(self.X, np.ndarray | CSR) else self.X.n_features
 
     @property
     def n_outputs(self) -> int:
@@ -200,25 +206,74 @@ class Problem:
     @property
     def n_samples(self) -> float:
         """Sum of the sample weights: n in F."""
+        if not isinstance(self.X, np.ndarray | CSR):
+            return self.X.n_samples
         return float(self.n_rows if self.sample_weight is None else self.sample_weight.sum())
 
-    def chunks(self, chunk_rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
-        """All rows in order, at most ``chunk_rows`` at a time; views, not copies; none if there are no rows."""
-        for start in range(0, self.n_rows, chunk_rows):
-            rows = slice(start, start + chunk_rows)
-            yield Chunk(self.X[rows], self.y[rows], _of(self.sample_weight, rows), _of(self.offset, rows))
+    @property
+    def is_weighted(self) -> bool:
+        """Whether the rows have sample weights; rows of another kind than arrays are asked for their first chunk."""
+        return next(self.over(_is_weighted), False) if self.y is None else self.sample_weight is not None
+
+    @property
+    def has_offset(self) -> bool:
+        """Whether the rows have offsets; rows of another kind than arrays are asked for their first chunk."""
+        return next(self.over(_has_offset), False) if self.y is None else self.offset is not None
+
+    def over(self, function: Callable[[Chunk], T], chunk_rows: int | None = None) -> Iterator[T]:
+        """Yield the function of each chunk of the rows, in order: what every sum is made of.
+
+        Parameters
+        ----------
+        function : can be pickled; what it returns is small beside the rows. See `logistic.rows.Rows.over`.
+        chunk_rows : as in `chunks`; rows of another kind than arrays come in chunks of their own choice.
+        """
+        if isinstance(self.X, np.ndarray | CSR):
+            return over_chunks(self.chunks(chunk_rows), function, self.threads)
+        return self.X.over(function)
+
+    def chunks(self, chunk_rows: int | None = None) -> Iterator[Chunk]:
+        """All rows of arrays in order, in chunks that are views, not copies; none if there are no rows.
+
+        Parameters
+        ----------
+        chunk_rows : at most so many rows in each; None for what suits the arrays, see `logistic.rows.row_cuts`.
+
+        Raises
+        ------
+        NotInMemoryError
+            If the rows are not arrays.
+        """
+        X, y = self._arrays
+        for start, stop in row_cuts(X, chunk_rows):
+            rows = slice(start, stop)
+            yield Chunk(X[rows], y[rows], part(self.sample_weight, rows), part(self.offset, rows))
 
     def take(self, rows: NDArray[np.intp]) -> "Problem":
-        """Return the problem of these rows alone, copied, with the same l2 and pull: a mini-batch."""
-        return Problem(
-            self.X[rows],
-            self.y[rows],
-            _of(self.sample_weight, rows),
-            self.l2,
-            offset=_of(self.offset, rows),
-            n_classes=self.n_classes,
-            pull=self.pull,
-        )
+        """Return the problem of these rows alone, copied, with all else as it is: a mini-batch, or a fold.
+
+        Raises
+        ------
+        NotInMemoryError
+            If the rows are not arrays.
+        """
+        X, y = self._arrays
+        sample_weight, offset = (None if of is None else of[rows] for of in (self.sample_weight, self.offset))
+        return replace(self, X=X[rows], y=y[rows], sample_weight=sample_weight, offset=offset)
+
+    def without_offset(self) -> "Problem":
+        """Return the same problem with all offsets at zero."""
+        if isinstance(self.X, np.ndarray | CSR):
+            return replace(self, offset=None)
+        return replace(self, X=WithoutOffset(self.X))
+
+    @property
+    def _arrays(self) -> tuple[Matrix | CSR, Vector]:
+        if not isinstance(self.X, np.ndarray | CSR):
+            raise NotInMemoryError("these rows come in chunks; mini-batches and folds need rows in memory")
+        if self.y is None:
+            raise ShapeError(f"y is missing; X has {self.n_rows} rows, so ({self.n_rows},) fits")
+        return self.X, self.y
 
 
 def penalised(n_features: int, n_outputs: int = 1) -> NDArray[np.bool_]:
@@ -232,5 +287,18 @@ def penalised(n_features: int, n_outputs: int = 1) -> NDArray[np.bool_]:
     return last
 
 
-def _of(values: Vector | None, rows: slice | NDArray[np.intp]) -> Vector | None:
-    return None if values is None else values[rows]
+def _not_finite(X: Matrix | CSR) -> list[int]:
+    """Return the columns that hold a NaN or an infinity."""
+    finite = np.isfinite(X.data if isinstance(X, CSR) else X)
+    if finite.all():
+        return []
+    columns = np.unique(X.indices[~finite]) if isinstance(X, CSR) else np.flatnonzero(~finite.all(axis=0))
+    return [int(column) for column in columns]
+
+
+def _is_weighted(chunk: Chunk) -> bool:
+    return chunk.sample_weight is not None
+
+
+def _has_offset(chunk: Chunk) -> bool:
+    return chunk.offset is not None

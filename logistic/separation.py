@@ -41,6 +41,7 @@ regression models", PhD thesis, Oxford 2007: the certificate, by a linear progra
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 import numpy as np
 
@@ -209,7 +210,7 @@ def sides(problem: Problem, direction: Vector) -> Sides:
     """
     if problem.n_outputs > 1:
         raise ShapeError(f"a direction has two sides; these rows have {problem.n_classes} classes")
-    return sum((_sides(chunk, direction) for chunk in problem.chunks()), Sides())
+    return sum(problem.over(partial(_sides, direction=direction)), Sides())
 
 
 def separation(tried: Sequence[tuple[Vector, Sides]], names: Sequence[str]) -> Degeneracy | None:
@@ -248,7 +249,7 @@ def columns_of(direction: Vector, names: Sequence[str], scale: Vector | None = N
 
 def _sides(chunk: Chunk, direction: Vector) -> Sides:
     toward = (2.0 * chunk.y - 1.0) * margins(chunk.X, direction)
-    lengths = np.sqrt(np.einsum("ij,ij->i", chunk.X, chunk.X) + 1.0)
+    lengths = np.sqrt(chunk.squared_row_norms() + 1.0)
     least = BOUNDARY * lengths * np.linalg.norm(direction)
     counted = np.ones(len(toward)) if chunk.sample_weight is None else chunk.sample_weight
     right, wrong = (int((side & (counted > 0)).sum()) for side in (toward > least, toward < -least))

@@ -25,18 +25,19 @@ from numpy.typing import NDArray
 
 from logistic.errors import ShapeError
 from logistic.problem import Chunk, Matrix, Vector
+from logistic.rows import Features
 
 Labels = NDArray[np.intp]
 
 
-def class_margins(X: Matrix, w: Vector) -> Matrix:
+def class_margins(X: Features, w: Vector) -> Matrix:
     """Margins of every class; only their differences mean anything.
 
     z_c = X @ W[c, :-1] + W[c, -1],    W = w.reshape(n_classes, n_features + 1)
 
     Parameters
     ----------
-    X : (n_rows, n_features)
+    X : (n_rows, n_features), dense or sparse
     w : (n_classes (n_features + 1),) weights, class after class, each with its intercept last.
 
     Returns
@@ -56,7 +57,7 @@ def class_margins(X: Matrix, w: Vector) -> Matrix:
     return z
 
 
-def class_probabilities(X: Matrix, w: Vector) -> Matrix:
+def class_probabilities(X: Features, w: Vector) -> Matrix:
     """Probability of every class, ``softmax(class_margins(X, w))``, shape (n_rows, n_classes)."""
     return softmax(class_margins(X, w))
 
@@ -106,6 +107,13 @@ def gradient(chunk: Chunk, w: Vector) -> Vector:
     return _by_class(chunk.X, chunk.weighted(residuals(chunk, w)))
 
 
+def loss_and_gradient(chunk: Chunk, w: Vector) -> tuple[float, Vector]:
+    """Return ``log_loss`` and ``gradient`` from the same margins."""
+    z, labels = class_margins(chunk.X, w), labels_of(chunk)
+    log_loss = float(chunk.weighted(log_losses(z, labels)).sum())
+    return log_loss, _by_class(chunk.X, chunk.weighted(excesses(softmax(z), labels)))
+
+
 def hessian(chunk: Chunk, w: Vector, theta: float) -> Matrix:
     """Sum over the chunk's rows of s_j curvature_j (x) (x_j, 1)(x_j, 1)', shape (n_parameters, n_parameters).
 
@@ -115,7 +123,7 @@ def hessian(chunk: Chunk, w: Vector, theta: float) -> Matrix:
     """
     p = class_probabilities(chunk.X, w)
     n_classes = p.shape[1]
-    rows = np.column_stack([chunk.X, np.ones(len(p))])
+    rows = np.column_stack([chunk.dense(), np.ones(len(p))])
     n_weights = rows.shape[1]
     H = np.zeros((n_classes, n_weights, n_classes, n_weights))
     for a, b in combinations(range(n_classes), 2):
@@ -181,6 +189,6 @@ def centred(w: Vector, n_outputs: int) -> Vector:
     return moved
 
 
-def _by_class(X: Matrix, values: Matrix) -> Vector:
+def _by_class(X: Features, values: Matrix) -> Vector:
     """Sum over rows of values (x) (x, 1), class after class."""
     return np.column_stack([values.T @ X, values.sum(axis=0)]).ravel()

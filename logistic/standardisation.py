@@ -8,12 +8,16 @@ A model on z and a model on x are the same model when z . w + b = x . w' + b', t
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from logistic.errors import NonFiniteError, ParameterError, ShapeError
 from logistic.moments import Moments
 from logistic.problem import Matrix, Vector
+from logistic.sparse import CSR
+
+AnyRows = TypeVar("AnyRows", Matrix, CSR)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,8 +62,8 @@ class Standardisation:
         """Mean 0 and population std 1 over the rows behind ``moments``; a constant column is centred only."""
         return cls(moments.mean, moments.std())
 
-    def apply(self, X: Matrix) -> Matrix:
-        """Standardise rows: (n_rows, n_features) to the same shape, a new array.
+    def apply(self, X: AnyRows) -> AnyRows:
+        """Standardise rows: (n_rows, n_features) to the same shape, a new array; of sparse rows they stay sparse.
 
         Raises
         ------
@@ -68,6 +72,8 @@ class Standardisation:
         """
         if X.shape[1:] != self.mean.shape:
             raise ShapeError(f"rows of shape {X.shape} do not have the {self.mean.size} columns of the scale")
+        if isinstance(X, CSR):
+            return X.framed(self.mean, self.scale)
         Z: Matrix = (X - self.mean) / self.scale
         return Z
 

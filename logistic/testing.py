@@ -8,15 +8,19 @@ What is promised is in the tests' names. The reference answers are computed here
 shares no line with the package.
 """
 
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from logistic.loss import gradient
-from logistic.problem import Matrix, Problem, Vector
+from logistic.problem import Chunk, Matrix, Problem, Vector
 from logistic.solvers.driver import Solver, Status, solve
+
+T = TypeVar("T")
 
 LOSS_ROUNDING = 1e-12  # relative; a step may raise the computed loss by so much and still count as not rising
 DIFFERENCE_STEP = 1e-5  # of the central differences, which then err by about 1e-10
@@ -81,7 +85,7 @@ class SolverContract:
         for problem in contract_problems():
             w = np.full(problem.n_parameters, 0.25)
             arrays = (problem.X, problem.y, problem.sample_weight, problem.offset, w)
-            inputs = [array for array in arrays if array is not None]
+            inputs = [array for array in arrays if isinstance(array, np.ndarray)]
             copies = [array.copy() for array in inputs]
             list(self._walk(problem, n_steps=5, w=w))
             for array, copy in zip(inputs, copies, strict=True):
@@ -109,6 +113,43 @@ class SolverContract:
         for _ in range(n_steps):
             state = solver.step(problem, state)
             yield state
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunked:
+    """The rows of a problem of arrays, as `logistic.rows.Rows` and nothing else: for tests of what takes such rows.
+
+    Functions and what they return are pickled on their way, as between machines.
+    """
+
+    arrays: Problem
+    chunk_rows: int
+
+    @property
+    def n_rows(self) -> int:
+        return self.arrays.n_rows
+
+    @property
+    def n_features(self) -> int:
+        return self.arrays.n_features
+
+    @property
+    def n_samples(self) -> float:
+        return self.arrays.n_samples
+
+    def over(self, function: Callable[[Chunk], T]) -> Iterator[T]:
+        sent = _sent(function)
+        return (_sent(sent(chunk)) for chunk in self.arrays.chunks(self.chunk_rows))
+
+
+def chunked(problem: Problem, chunk_rows: int) -> Problem:
+    """Return the same problem with its rows `Chunked`."""
+    return replace(problem, X=Chunked(problem, chunk_rows), y=None, sample_weight=None, offset=None)
+
+
+def _sent(message: T) -> T:
+    arrived: T = pickle.loads(pickle.dumps(message))  # noqa: S301 - it is our own
+    return arrived
 
 
 def contract_problems() -> list[Problem]:
@@ -156,6 +197,7 @@ def finite_differences(problem: Problem, w: Vector) -> Vector:
 
 
 def _design(problem: Problem) -> Matrix:
+    assert isinstance(problem.X, np.ndarray)
     return np.column_stack([problem.X, np.ones(problem.n_rows)])
 
 
@@ -173,6 +215,7 @@ def _margins(problem: Problem, w: Vector) -> Matrix:
 
 
 def _one_hot(problem: Problem) -> Matrix:
+    assert problem.y is not None
     one_hot: Matrix = np.eye(problem.n_classes)[problem.y.astype(int)]
     return one_hot
 

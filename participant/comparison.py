@@ -13,12 +13,12 @@ from math import floor, log10, sqrt
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from logistic.evaluation import Evaluation
-from logistic.loss import chunk_margins
-from logistic.problem import Matrix, Problem, Vector
+from logistic.evaluation import Evaluation, RowMargins, row_margins
+from logistic.problem import Chunk, Matrix, Problem, Vector
 from logistic.ranking import count
-from logistic.softmax import class_margins, log_losses
+from logistic.softmax import log_losses
 
 Better = Literal["own", "global", "neither"]
 
@@ -108,8 +108,8 @@ def compare(problem: Problem, weights: Vector, own: Vector) -> Comparison:
     ----------
     problem : rows of which one at least has weight.
     """
-    s = row_weights(problem)
-    ours, theirs = (_row_losses(problem, w) for w in (own, weights))
+    rows = row_margins(problem, own)
+    s, ours, theirs = rows.weights, _row_losses(rows), _row_losses(row_margins(problem, weights))
     total, d = float(s.sum()), theirs - ours
     mean, m = float(s @ d) / total, total**2 / float(s @ s)
     error = None
@@ -120,26 +120,38 @@ def compare(problem: Problem, weights: Vector, own: Vector) -> Comparison:
 
 def class_scores(problem: Problem, weights: Vector) -> Matrix:
     """Return the margin of each class, (n_rows, n_classes), offsets included; of two classes the first one's is 0."""
-    if problem.n_outputs > 1:
-        return class_margins(problem.X, weights)
-    margins = np.concatenate([np.zeros(0), *(chunk_margins(chunk, weights) for chunk in problem.chunks())])
-    return np.column_stack([np.zeros_like(margins), margins])
+    return _of_each_class(row_margins(problem, weights).margins)
+
+
+def labels_and_weights(problem: Problem) -> tuple[NDArray[np.intp], Vector]:
+    """Return the labels and the sample weights, (n_rows,) both, ones where there are none."""
+    parts = list(problem.over(_labels_and_weights))
+    labels = np.concatenate([np.zeros(0), *(y for y, _ in parts)]).astype(np.intp)
+    return labels, np.concatenate([np.zeros(0), *(s for _, s in parts)])
 
 
 def row_weights(problem: Problem) -> Vector:
     """Return the sample weights, (n_rows,), ones where there are none."""
-    return np.ones(problem.n_rows) if problem.sample_weight is None else problem.sample_weight
+    return labels_and_weights(problem)[1]
 
 
-def _row_losses(problem: Problem, weights: Vector) -> Vector:
-    return log_losses(class_scores(problem, weights), problem.y.astype(np.intp))
+def _labels_and_weights(chunk: Chunk) -> tuple[Vector, Vector]:
+    return chunk.y, chunk.weighted(np.ones_like(chunk.y))
+
+
+def _of_each_class(margins: Vector) -> Matrix:
+    return margins if margins.ndim > 1 else np.column_stack([np.zeros_like(margins), margins])
+
+
+def _row_losses(rows: RowMargins) -> Vector:
+    return log_losses(_of_each_class(rows.margins), rows.y.astype(np.intp))
 
 
 def _auc(problem: Problem, weights: Vector) -> float | None:
     if problem.n_outputs > 1:
         return None
-    margins = class_scores(problem, weights)[:, 1]
-    return count(np.unique(margins), problem.y, margins, problem.sample_weight).auc  # an interval for each margin
+    rows = row_margins(problem, weights)
+    return count(np.unique(rows.margins), rows.y, rows.margins, rows.sample_weight).auc  # an interval for each margin
 
 
 def _digits(error: float) -> int:

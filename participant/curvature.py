@@ -18,12 +18,19 @@ what travels, and of the work.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from broker.messages import Array
-from logistic.loss import gradient_sum, hessian_sum, log_loss_sum, margins, max_row_norm
-from logistic.problem import Problem
+from logistic.loss import (
+    chunk_loss_and_gradient,
+    gradient_and_hessian_sum,
+    hessian_sum,
+    margins,
+    max_row_norm,
+)
+from logistic.problem import Chunk, Problem
 from logistic.quadratic import pack, unpack
 from logistic.softmax import class_margins
 
@@ -49,26 +56,47 @@ class Quadratic:
 
 
 def quadratic(problem: Problem, weights: Array, last: Quadratic | None) -> tuple[dict[str, Array], Quadratic]:
-    """Return the arrays of a ``curvature`` update at ``weights``, and what to remember; ``last`` is the one before."""
+    """Return the arrays of a ``curvature`` update at ``weights``, and what to remember; ``last`` is the one before.
+
+    The rows are gone over twice at most, and once where the last Hessian is as good as a fresh one.
+    """
     weights = np.array(weights)
-    loss = log_loss_sum(problem, weights)
-    theta = 1.0 if last is None else next_theta(last, weights, loss)
-    drift = 0.0 if last is None else largest_margin(problem, weights - last.at)
-    reuse = last is not None and theta == last.theta == 0.0 and drift <= UNCHANGED
-    if last is not None and reuse:
-        hessian, at = last.hessian, last.at
-    else:
-        hessian, at, drift = pack(hessian_sum(problem, weights, theta=theta)), weights, 0.0
-    reach = max_row_norm(problem) if last is None else last.reach
-    now = Quadratic(weights, loss, gradient_sum(problem, weights), hessian, theta, at, reach)
-    arrays = {
-        "base": weights,
+    if last is None:
+        sums = gradient_and_hessian_sum(problem, weights, theta=1.0)
+        reach = max_row_norm(problem)
+        now = Quadratic(weights, sums.log_loss, sums.gradient, pack(sums.hessian), 1.0, weights, reach)
+        return {**_arrays(now, 0.0), "hessian": now.hessian}, now
+    loss, gradient, drift = _first_look(problem, weights, weights - last.at)
+    theta = next_theta(last, weights, loss)
+    if theta == last.theta == 0.0 and drift <= UNCHANGED:
+        now = Quadratic(weights, loss, gradient, last.hessian, theta, last.at, last.reach)
+        return _arrays(now, drift), now
+    hessian = pack(hessian_sum(problem, weights, theta=theta))
+    now = Quadratic(weights, loss, gradient, hessian, theta, weights, last.reach)
+    return {**_arrays(now, 0.0), "hessian": hessian}, now
+
+
+def _arrays(now: Quadratic, drift: float) -> dict[str, Array]:
+    """Return what of ``now`` is sent each time."""
+    return {
+        "base": now.base,
         "gradient": now.gradient,
-        "theta": np.array([theta]),
-        "reach": np.array([reach]),
+        "theta": np.array([now.theta]),
+        "reach": np.array([now.reach]),
         "drift": np.array([drift]),
     }
-    return (arrays if reuse else {**arrays, "hessian": hessian}), now
+
+
+def _first_look(problem: Problem, weights: Array, change: Array) -> tuple[float, Array, float]:
+    """Return the sums of losses and gradients at ``weights``, and `largest_margin` of ``change``, in one pass."""
+    loss, gradient, largest = 0.0, np.zeros(weights.size), 0.0
+    for (part_loss, part_gradient), part_largest in problem.over(partial(_looked_at, weights=weights, change=change)):
+        loss, gradient, largest = loss + part_loss, gradient + part_gradient, max(largest, part_largest)
+    return loss, gradient, largest
+
+
+def _looked_at(chunk: Chunk, weights: Array, change: Array) -> tuple[tuple[float, Array], float]:
+    return chunk_loss_and_gradient(chunk, weights), _largest_margin(chunk, change)
 
 
 def next_theta(last: Quadratic, weights: Array, loss: float) -> float:
@@ -85,11 +113,12 @@ def next_theta(last: Quadratic, weights: Array, loss: float) -> float:
 
 def largest_margin(problem: Problem, change: Array) -> float:
     """Return how far a margin moves at most when the weights change by ``change``; of classes, between any two."""
-    largest = 0.0
-    for chunk in problem.chunks():
-        if problem.n_outputs == 1:
-            moved = np.abs(margins(chunk.X, change))
-        else:
-            moved = np.ptp(class_margins(chunk.X, change), axis=1)
-        largest = max(largest, float(moved.max(initial=0.0)))
-    return largest
+    return max(problem.over(partial(_largest_margin, change=change)), default=0.0)
+
+
+def _largest_margin(chunk: Chunk, change: Array) -> float:
+    if change.size == chunk.X.shape[1] + 1:
+        moved = np.abs(margins(chunk.X, change))
+    else:
+        moved = np.ptp(class_margins(chunk.X, change), axis=1)
+    return float(moved.max(initial=0.0))

@@ -37,13 +37,17 @@ from logistic.loss import log_loss_sum
 from logistic.problem import Matrix, Problem, Pull, Vector
 from logistic.softmax import centred, excesses, log_losses, softmax
 from logistic.solvers import make_solver, solve
-from participant.comparison import Comparison, Scores, class_scores, compare, row_weights, scores
+from participant.comparison import Comparison, Scores, class_scores, compare, labels_and_weights, scores
 
 Kind = Literal["own_intercept", "fine_tuned"]
 
 #: What each kind is called in a sentence.
 NAMES: dict[Kind, str] = {"own_intercept": "the model with its own intercept", "fine_tuned": "the local model"}
 
+NOT_IN_MEMORY = (
+    "fine-tuning holds out some of the training rows, which must be in memory for it; these are read anew each time, "
+    "and the global model is kept"
+)
 NO_ROWS = "there are no training rows here, and the global model is kept"
 
 #: What mu is chosen from besides infinity, in nats per row and squared unit of a standardised weight. Along such a
@@ -220,7 +224,7 @@ def refitted_intercepts(z: Matrix, train: Problem) -> Vector:
     ----------
     z : (n_rows, n_classes) margins of the rows of ``train``, of which each class has some with weight.
     """
-    labels, s = train.y.astype(np.intp), row_weights(train)
+    labels, s = labels_and_weights(train)
     observed = np.log(_shares(train))
     b = np.zeros(z.shape[1])
     with np.errstate(over="ignore", invalid="ignore"):  # a step too long is found out by its loss
@@ -259,7 +263,7 @@ def _newton(z: Matrix, labels: NDArray[np.intp], s: Vector) -> Vector:
 
 def _shares(problem: Problem) -> Vector:
     """Return the weight of the rows of each class, (n_classes,)."""
-    return np.bincount(problem.y.astype(np.intp), row_weights(problem), problem.n_classes).astype(np.float64)
+    return np.bincount(*labels_and_weights(problem), problem.n_classes).astype(np.float64)
 
 
 # --- fine-tuned -------------------------------------------------------------------------------
@@ -274,8 +278,11 @@ def fine_tuned(
 ) -> OwnModel:
     """Return the minimum of f(w) + (mu/2) ||w - w*||^2 on ``train``, with the mu that does best on rows held out.
 
-    Rows of one class alone teach only that there is no other, and those held out agree: the global model is kept.
+    Rows of one class alone teach only that there is no other, and those held out agree: the global model is kept. So it
+    is where rows cannot be held out, because they are read anew each time.
     """
+    if not train.in_memory:
+        return OwnModel(weights, NOT_IN_MEMORY)
     present = np.flatnonzero(_shares(train))
     if present.size == 0:
         return OwnModel(weights, NO_ROWS)
@@ -299,7 +306,7 @@ def cross_validated(
 ) -> tuple[Trial, ...]:
     """Return the held-out log-loss of each mu, from infinity downwards."""
     n_folds = min(FOLDS, train.n_rows)
-    fold = folds(train.y, n_folds, rng)
+    fold = folds(labels_and_weights(train)[0], n_folds, rng)
     totals = np.zeros(1 + len(MUS))
     for number in range(n_folds):
         fitted, held_out = (train.take(np.flatnonzero(rows)) for rows in (fold != number, fold == number))
@@ -312,7 +319,7 @@ def cross_validated(
     return tuple(Trial(mu, float(total) / train.n_samples) for mu, total in zip((inf, *MUS), totals, strict=True))
 
 
-def folds(labels: Vector, n_folds: int, rng: np.random.Generator) -> NDArray[np.intp]:
+def folds(labels: NDArray[np.intp] | Vector, n_folds: int, rng: np.random.Generator) -> NDArray[np.intp]:
     """Return the fold of each row, (n_rows,), drawn so that each class is dealt out evenly."""
     shuffled = rng.permutation(len(labels))
     dealt = shuffled[np.argsort(labels[shuffled], kind="stable")]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from broker.messages import Array, Frame, GlobalModel, LocalWork, Plan
+from broker.schema import Feature, Label, Schema, Split
 from logistic.standardisation import Standardisation
 from participant.comparison import Scores
 from participant.errors import ReleaseError
@@ -33,6 +34,9 @@ GLOBAL, LOCAL = "global.json", "local.json"
 FORMAT = 1
 
 INTERCEPT = "(intercept)"
+
+#: Columns up to which there is a table of coefficients: of more, weights and standardisation say the same in less.
+WIDEST_TABLE = 100_000
 
 Document = dict[str, Any]
 
@@ -62,6 +66,7 @@ def global_document(plan: Plan, model: GlobalModel) -> Document:
         **coefficients(plan, model.weights),
         "objective": {"l2": plan.l2, "l1": plan.l1, "penalty": plan.penalty, "class_weights": list(plan.class_weights)},
         "fill": None if plan.fill is None else plan.fill.tolist(),
+        "feature_schema": None if plan.feature_schema is None else _plain(plan.feature_schema),
         "version": model.version,
         "strategy": plan.strategy,
         "seed": plan.seed,
@@ -71,8 +76,17 @@ def global_document(plan: Plan, model: GlobalModel) -> Document:
     }
 
 
+def _plain(schema: Schema) -> Document:
+    """Return ``schema`` as it is read back: a list is no tuple."""
+    document: Document = json.loads(json.dumps(asdict(schema)))
+    return document
+
+
 def coefficients(plan: Plan, weights: Array) -> Document:
-    """Return ``weights`` as they are, and on the original scale of each column, under the keys of ``model.json``."""
+    """Return ``weights`` as they are, and on the original scale of each column, under the keys of ``model.json``.
+
+    Of very many columns the latter are left out, but for the intercept's.
+    """
     frame = _frame(plan)
     rows = weights.reshape(plan.sizes.n_outputs, -1)
     original = [frame.to_original(w) for w in rows]
@@ -87,7 +101,8 @@ def coefficients(plan: Plan, weights: Array) -> Document:
 
 
 def _row(features: tuple[str, ...], w: Array, estimates: Array) -> Document:
-    named = [{"name": name, "estimate": float(each)} for name, each in zip(features, estimates[:-1], strict=True)]
+    table = zip(features, estimates[:-1], strict=True) if len(features) <= WIDEST_TABLE else ()
+    named = [{"name": name, "estimate": float(each)} for name, each in table]
     return {
         "weights": w[:-1].tolist(),
         "intercept": float(w[-1]),
@@ -99,13 +114,14 @@ def _row(features: tuple[str, ...], w: Array, estimates: Array) -> Document:
 def _frame(plan: Plan) -> Standardisation:
     if plan.frame is None:
         return Standardisation.identity(len(plan.features))
-    return Standardisation(plan.frame.mean, plan.frame.scale)
+    return Standardisation(plan.frame.centre, plan.frame.scale)
 
 
 def read_release(document: Document) -> Released:
     """Return what ``document`` says, which `global_document` made; what the plan says of local work is not in it."""
     weights = [[*each["weights"], each["intercept"]] for each in document["by_class"] or [document]]
-    scale = document["standardisation"]
+    mean, scale = (np.array(document["standardisation"][key]) for key in ("mean", "scale"))
+    schema = document.get("feature_schema")
     plan = Plan(
         federation=document["federation"],
         revision=0,
@@ -115,16 +131,32 @@ def read_release(document: Document) -> Released:
         kind="",
         work=LocalWork("", 0, None, None),
         seed=document["seed"],
-        frame=Frame(np.array(scale["mean"]), np.array(scale["scale"])),
+        frame=Frame(mean if mean.any() else None, scale),
         classes=tuple(document["classes"]),
         class_weights=tuple(document["objective"]["class_weights"]),
         penalty=document["objective"]["penalty"],
         l1=document["objective"]["l1"],
         missing="refuse" if document["fill"] is None else "mean",
         fill=None if document["fill"] is None else np.array(document["fill"]),
+        feature_schema=None if schema is None else _schema(schema),
     )
     flat = np.array(weights, dtype=np.float64).ravel()
     return Released(plan, flat, document["plan_hash"], document["version"], document["epoch"])
+
+
+def _schema(document: Document) -> Schema:
+    """Return what `_plain` wrote."""
+    return Schema(
+        features=tuple(Feature(**_with_tuples(each)) for each in document["features"]),
+        label=Label(**document["label"]),
+        split=Split(**document["split"]),
+        sample_weight=document["sample_weight"],
+        offset=document["offset"],
+    )
+
+
+def _with_tuples(fields: Mapping[str, Any]) -> Document:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
 
 
 def local_document(release: Released, participant: str, found: Personal) -> Document:

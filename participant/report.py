@@ -10,6 +10,7 @@ from monitoring.connection import report_connection
 from monitoring.http import Health
 from monitoring.logs import logger
 from monitoring.metrics import ParticipantMetrics
+from participant.errors import DataError
 from participant.worker import Barred, Ignore, Settle, Work
 
 
@@ -27,6 +28,14 @@ class Reporter:
         """The service takes messages."""
         self._health.ready("service")
         self._log.info("participant_started", federation=federation, table=table)
+
+    def rows_changed(self, table: str) -> None:
+        """Our rows are others; everybody is told."""
+        self._log.info("rows_changed", table=table, what_next="the federation trains again with them")
+
+    def rows_refused(self, error: DataError) -> None:
+        """Our rows have changed, and cannot be read as they are now."""
+        self._log.error("rows_refused", why=str(error), what_next="the rows read before stand until this is mended")
 
     def stopped(self) -> None:
         """The service has ended in order."""

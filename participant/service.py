@@ -1,8 +1,9 @@
 """The participant as a service: plans and models in, contributions out, heartbeats all the while. It decides nothing.
 
-Four things go on side by side: plans are taken, models are taken, one piece of work is done, what
-is in the outbox is sent. While there is work no model is taken: its queue keeps just the newest, which is
-the one the next work starts from, and nothing is transferred that would be skipped.
+Five things go on side by side: plans are taken, models are taken, one piece of work is done, what is in the outbox is
+sent, and now and then somebody looks whether our rows are still the same. While there is work no model is taken: its
+queue keeps just the newest, which is the one the next work starts from, and nothing is transferred that would be
+skipped.
 
 A model is acknowledged before the work on it begins and is not kept here: after a crash the answer to our
 hello brings one that is at least as new. What we computed is kept, before it is sent.
@@ -23,12 +24,15 @@ from broker.messages import Evaluation, GlobalModel, Goodbye, Heartbeat, Hello, 
 from broker.retry import RESEND, publish_until_confirmed
 from broker.topology import UPDATES, models_queue, participant_topology, plans_queue, routing_key
 from broker.transport import Consumer, Delivery, Outgoing, Transport
+from participant.errors import DataError
 from participant.keeping import Keeping
 from participant.outbox import Entry, Outbox
 from participant.released import ReleaseFolder
 from participant.report import Reporter
+from participant.sources.reading import DataChanged
 from participant.sources.table import Table
 from participant.training import NOTHING, Memory, Prepared, perform, prepare
+from participant.watched import Watched
 from participant.worker import Event, Finished, ModelArrived, PlanArrived, Settle, Work, WorkerState, step
 
 T = TypeVar("T")
@@ -52,6 +56,9 @@ class ParticipantService:
     queue_expiry_seconds : for trials: our queues are removed when nobody has used them for so long.
     releases : the folder where each released model is kept, and models of our own; None keeps nothing.
     exit_when_released : end when the aggregator has released the model and it is kept, as a training command wants it.
+    min_cell : training rows that have a level before the others are told of it.
+    threads : how many go over our rows at a time.
+    watched : where our rows come from, to notice when they change; None where they do not.
     """
 
     federation: str
@@ -68,6 +75,9 @@ class ParticipantService:
     queue_expiry_seconds: float | None = None
     releases: ReleaseFolder | None = None
     exit_when_released: bool = False
+    min_cell: int = 5
+    threads: int = 1
+    watched: Watched | None = None
     rng: Random = field(default_factory=Random)
     in_thread: InThread = asyncio.to_thread
     _state: WorkerState = field(init=False)
@@ -78,6 +88,7 @@ class ParticipantService:
     _work: asyncio.Queue[Work] = field(init=False, default_factory=asyncio.Queue)
     _unsent: asyncio.Queue[tuple[Entry, bool]] = field(init=False, default_factory=asyncio.Queue)
     _settled: int = field(init=False, default=0)
+    _at_rows: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _keeping: Keeping = field(init=False)
     _stop: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
@@ -116,6 +127,7 @@ class ParticipantService:
                 tasks.create_task(self._take_models(), name="models"),
                 tasks.create_task(self._beat(), name="heartbeat"),
                 tasks.create_task(self._keeping.run(), name="releases"),
+                tasks.create_task(self._watch(), name="rows"),
             ]
             makers = [
                 tasks.create_task(self._do_work(), name="work"),
@@ -190,6 +202,8 @@ class ParticipantService:
             classes=self.table.classes,
             n_samples=self.table.weight,
             fingerprint=self._fingerprint,
+            feature_schema=self.table.schema,
+            levels=self.table.told_levels(self.min_cell),
         )
         await self._publish(self._outgoing("hello", hello, f"hello:{self.rng.getrandbits(64):016x}"))
 
@@ -255,6 +269,35 @@ class ParticipantService:
                     self._memory = NOTHING
                 self.reporter.outbox(0)
 
+    # --- our rows ------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Look now and then whether our rows have changed."""
+        watched = self.watched
+        if watched is None or watched.seconds == 0:
+            return
+        while True:
+            await asyncio.sleep(watched.seconds)
+            try:
+                if await self.in_thread(watched.have_changed):
+                    await self._take_new_rows(watched)
+            except DataError as error:
+                # Whoever writes them may not be done; what we have read before is whole.
+                self.reporter.rows_refused(error)
+
+    async def _take_new_rows(self, watched: Watched) -> None:
+        """Read our rows anew, and tell of them if they are others; raises `DataError`."""
+        table = await self.in_thread(watched.read)
+        fingerprint = await self.in_thread(table.fingerprint, self.outbox.salt)
+        if fingerprint == self._fingerprint:
+            return
+        async with self._at_rows:  # nothing is computed of both
+            self.table = self._keeping.table = table
+            self._fingerprint = fingerprint
+            self._prepared, self._memory = None, NOTHING
+        self.reporter.rows_changed(repr(table))
+        await self._say_hello()
+
     # --- work ----------------------------------------------------------------------------------
 
     async def _do_work(self) -> None:
@@ -272,7 +315,15 @@ class ParticipantService:
     async def _result(self, work: Work) -> Entry:
         """Compute in a thread, so that heartbeats go on."""
         began = self._now()
-        message = await self.in_thread(self._compute, work)
+        try:
+            async with self._at_rows:
+                message = await self.in_thread(self._compute, work)
+        except DataChanged:
+            if self.watched is None:
+                raise
+            # Its plan is of the old rows, and will refuse it: that is how the aggregator learns that it is done.
+            await self._take_new_rows(self.watched)
+            return await self._result(work)
         if isinstance(message, ModelUpdate):
             if work.task == "train":
                 await self._dawdle(self._now() - began)
@@ -287,7 +338,7 @@ class ParticipantService:
 
     def _compute(self, work: Work) -> ModelUpdate | Evaluation:
         if self._prepared is None or self._prepared.plan_hash != work.plan_hash:
-            self._prepared = prepare(self.table, work.plan, work.plan_hash)
+            self._prepared = prepare(self.table, work.plan, work.plan_hash, threads=self.threads)
             self._memory = NOTHING
         message, self._memory = perform(work, self._prepared, self._memory)
         return message

@@ -13,21 +13,34 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from broker.messages import Array, Evaluation, GlobalModel, Information, ModelUpdate, Plan, Scores, Task
+from broker.codec import MARGIN_BYTES
+from broker.messages import (
+    MAX_BODY_BYTES,
+    Array,
+    Evaluation,
+    GlobalModel,
+    Information,
+    ModelUpdate,
+    Plan,
+    Scores,
+    Task,
+)
 from logistic.evaluation import Evaluation as LocalEvaluation
-from logistic.evaluation import exact_auc
+from logistic.evaluation import exact_auc, row_margins
 from logistic.firth import firth_gradient_sum
-from logistic.loss import chunk_margins, gradient_sum, hessian_sum, log_loss_sum, score_product_sum
-from logistic.moments import Moments
+from logistic.loss import gradient_and_hessian_sum, gradient_sum, hessian_sum, log_loss_sum, score_product_sum
+from logistic.moments import Moments, moments_of_blocks
 from logistic.problem import Problem
 from logistic.quadratic import pack, unpack
 from logistic.ranking import count
 from logistic.separation import sides
-from logistic.standardisation import Standardisation
+from logistic.sparse import CSR
 from participant.curvature import Quadratic, quadratic
+from participant.design import Design, design
 from participant.errors import DataError
 from participant.local_fit import local_fit, scaffold_fit
-from participant.sources.table import Table
+from participant.sources.table import Streamed, Table
+from participant.streaming import StreamedRows
 from participant.worker import Work
 
 
@@ -35,15 +48,25 @@ from participant.worker import Work
 class Prepared:
     """A site's rows in the columns and the frame of one plan.
 
-    ``raw`` is (n_train, n_features) in the columns' own units, with NaN for missing cells; ``sample_weight`` is of the
-    training rows, without the plan's weights of classes.
+    ``design`` says how the plan's columns follow from those of ``table``; ``test`` is None where no row is for testing.
     """
 
     plan_hash: str
-    raw: Array
-    sample_weight: Array | None
+    table: Table
+    design: Design
     train: Problem
     test: Problem | None
+
+    def moments(self) -> Moments:
+        """Return the moments of the plan's columns as they came, over the training rows; gaps count as gaps."""
+        table, X = self.table, self.table.X
+        weights = _of(table.sample_weight, table.is_train)
+        if isinstance(X, Streamed):
+            rows = StreamedRows(X, self.design, table.is_train, table.y[table.is_train], weights, None)
+            return moments_of_blocks(rows.blocks(), n_features=rows.n_features, allow_missing=True)
+        which = X.take(np.flatnonzero(table.is_train)) if isinstance(X, CSR) else X[table.is_train]
+        raw = self.design.apply_sparse(which) if isinstance(which, CSR) else self.design.raw(which)
+        return Moments.of(raw, weights, allow_missing=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -57,7 +80,7 @@ class Memory:
 NOTHING = Memory()
 
 
-def prepare(table: Table, plan: Plan, plan_hash: str) -> Prepared:
+def prepare(table: Table, plan: Plan, plan_hash: str, *, threads: int = 1) -> Prepared:
     """Return the rows of ``table`` as ``plan`` wants them: columns by name, standardised once the plan has a frame.
 
     Raises
@@ -65,14 +88,10 @@ def prepare(table: Table, plan: Plan, plan_hash: str) -> Prepared:
     DataError
         If cells are missing and the plan has nothing to fill them with.
     """
-    if table.has_missing and plan.missing != "mean":
+    if plan.feature_schema is None and table.has_missing and plan.missing != "mean":
         raise DataError("cells are missing, and the federation fills none: fill them, or let its operator allow it")
-    columns = table.columns(plan.features)
-    rows = columns if plan.fill is None else np.where(np.isnan(columns), plan.fill, columns)
-    if plan.fill is None and table.has_missing:
-        rows = np.nan_to_num(columns)  # nothing is fitted before the moments are merged and say what to fill in
-    frame = plan.frame
-    rows = rows if frame is None else Standardisation(frame.mean, frame.scale).apply(rows)
+    made = design(table, plan)
+    rows = _rows(table, made)
     order = np.argsort(plan.classes)  # the first class is the one that the others are compared with: any may be
     labels = order[np.searchsorted(plan.classes, table.y, sorter=order)].astype(np.float64)
     weights = table.sample_weight
@@ -80,24 +99,34 @@ def prepare(table: Table, plan: Plan, plan_hash: str) -> Prepared:
     counting = weights if by_class is None else by_class * (1.0 if weights is None else weights)
 
     def problem(which: NDArray[np.bool_], sample_weight: Array | None) -> Problem:
-        return Problem(
-            rows[which],
-            labels[which],
-            _of(sample_weight, which),
-            l2=plan.l2,
-            offset=_of(table.offset, which),
-            n_classes=len(plan.classes),
-        )
+        X, y, s, o = rows(which), labels[which], _of(sample_weight, which), _of(table.offset, which)
+        if X is None:
+            assert isinstance(table.X, Streamed)
+            streamed = StreamedRows(table.X, made, which, y, s, o, threads)
+            return Problem(streamed, l2=plan.l2, n_classes=len(plan.classes))
+        return Problem(X, y, s, l2=plan.l2, offset=o, n_classes=len(plan.classes), threads=threads)
 
     train, test = table.is_train, ~table.is_train
     return Prepared(
         plan_hash=plan_hash,
-        raw=columns[train],
-        sample_weight=_of(weights, train),
+        table=table,
+        design=made,
         train=problem(train, counting),
         # Classes are weighed to fit; a model is judged on rows as they come.
         test=problem(test, weights) if test.any() else None,
     )
+
+
+def _rows(table: Table, made: Design) -> Callable[[NDArray[np.bool_]], Array | CSR | None]:
+    """Return what gives some of the rows as the plan wants them; None where they are read anew each time."""
+    X = table.X
+    if isinstance(X, Streamed):
+        return lambda _: None
+    if isinstance(X, CSR):
+        sparse = made.apply_sparse(X)
+        return lambda which: sparse.take(np.flatnonzero(which))
+    dense = made.apply(X)
+    return lambda which: dense[which]
 
 
 def _of(values: Array | None, which: NDArray[np.bool_]) -> Array | None:
@@ -113,7 +142,7 @@ def perform(work: Work, prepared: Prepared, memory: Memory = NOTHING) -> tuple[M
         return ANSWERS[work.task](work, prepared), memory
     if work.plan.kind == "curvature":
         arrays, last = quadratic(prepared.train, work.model.weights, memory.quadratic)
-        return _update(work, prepared, "curvature", arrays), Memory(quadratic=last)
+        return _update(work, prepared, "curvature", arrays, loss=last.loss), Memory(quadratic=last)
     if work.plan.kind in {"gradient", "firth"}:
         return _update(work, prepared, work.plan.kind, _sums(work, prepared.train)), memory
     return _train(work, prepared, memory)
@@ -123,7 +152,9 @@ def _sums(work: Work, problem: Problem) -> dict[str, Array]:
     """Return the gradient at the model; of Firth's likelihood the Hessian first, and then the score."""
     weights = np.array(work.model.weights)
     if work.plan.kind == "gradient":
-        return {"base": weights, "gradient": gradient_sum(problem, weights)}
+        gradient = gradient_sum(problem, weights)
+        fits = weights.nbytes + gradient.nbytes + MARGIN_BYTES <= MAX_BODY_BYTES
+        return {"base": weights, "gradient": gradient} if fits else {"gradient": gradient}
     if "inverse_information" not in work.model.extra:
         return {"base": weights, "hessian": pack(hessian_sum(problem, weights))}
     B = unpack(work.model.extra["inverse_information"])
@@ -151,7 +182,7 @@ def _train(work: Work, prepared: Prepared, memory: Memory) -> tuple[ModelUpdate,
 
 
 def _moments(work: Work, prepared: Prepared) -> ModelUpdate:
-    moments = Moments.of(prepared.raw, prepared.sample_weight, allow_missing=work.plan.missing == "mean")
+    moments = prepared.moments()
     arrays = {"mean": moments.mean, "m2": moments.m2}
     if moments.observed is not None:
         arrays["observed"] = moments.observed
@@ -159,9 +190,17 @@ def _moments(work: Work, prepared: Prepared) -> ModelUpdate:
 
 
 def _update(
-    work: Work, prepared: Prepared, kind: str, arrays: dict[str, Array], *, n_samples: float | None = None
+    work: Work,
+    prepared: Prepared,
+    kind: str,
+    arrays: dict[str, Array],
+    *,
+    n_samples: float | None = None,
+    loss: float | None = None,
 ) -> ModelUpdate:
+    """Return what goes out; ``loss`` is the sum over the rows, where it is known already."""
     problem = prepared.train
+    total = log_loss_sum(problem, work.model.weights) if loss is None else loss
     return ModelUpdate(
         federation=work.plan.federation,
         participant=work.participant,
@@ -171,7 +210,7 @@ def _update(
         base_version=work.model.version,
         plan_hash=prepared.plan_hash,
         n_samples=problem.n_samples if n_samples is None else n_samples,
-        loss=log_loss_sum(problem, work.model.weights) / problem.n_samples,
+        loss=total / problem.n_samples,
         fit_seconds=0.0,
         arrays=arrays,
     )
@@ -194,6 +233,7 @@ def _evaluate(work: Work, prepared: Prepared) -> Evaluation:
 
 def _scores(problem: Problem, weights: Array) -> Scores:
     local = LocalEvaluation.of(problem, weights)
+    rows = row_margins(problem, weights) if _has_own_auc(problem) else None
     return Scores(
         n=local.n,
         log_loss_sum=local.log_loss_sum,
@@ -201,29 +241,21 @@ def _scores(problem: Problem, weights: Array) -> Scores:
         correct=local.correct,
         positives=local.positives,
         negatives=local.negatives,
-        auc=exact_auc(problem.y, _margins(problem, weights)) if _has_own_auc(problem) else None,
+        auc=None if rows is None else exact_auc(rows.y, rows.margins),
     )
 
 
 def _has_own_auc(problem: Problem) -> bool:
     """Whether the area under the ROC curve of these rows alone means something: of two classes, each row one."""
-    return problem.n_outputs == 1 and problem.sample_weight is None
-
-
-def _margins(problem: Problem, weights: Array) -> Array:
-    return np.concatenate([chunk_margins(chunk, weights) for chunk in problem.chunks()])
+    return problem.n_outputs == 1 and not problem.is_weighted
 
 
 def _information(plan: Plan, problem: Problem, weights: Array) -> Information | None:
     if plan.inference == "none":
         return None
     meat = pack(score_product_sum(problem, weights)) if plan.inference == "sandwich" else None
-    return Information(
-        gradient=gradient_sum(problem, weights),
-        hessian=pack(hessian_sum(problem, weights)),
-        meat=meat,
-        has_offset=problem.offset is not None,
-    )
+    sums = gradient_and_hessian_sum(problem, weights)
+    return Information(sums.gradient, pack(sums.hessian), meat, has_offset=problem.has_offset)
 
 
 def _ranks(work: Work, prepared: Prepared) -> ModelUpdate:
@@ -232,7 +264,8 @@ def _ranks(work: Work, prepared: Prepared) -> ModelUpdate:
     counts: dict[str, Array] = {}
     for name, problem in (("train", prepared.train), ("test", prepared.test)):
         if problem is not None and f"{name}_edges" in edges:
-            found = count(edges[f"{name}_edges"], problem.y, _margins(problem, weights), problem.sample_weight)
+            rows = row_margins(problem, weights)
+            found = count(edges[f"{name}_edges"], rows.y, rows.margins, rows.sample_weight)
             counts |= {f"{name}_positives": found.positives, f"{name}_negatives": found.negatives}
     return _update(work, prepared, "ranks", counts)
 
@@ -259,10 +292,11 @@ def _path(work: Work, prepared: Prepared) -> ModelUpdate:
     """Return the sums over our rows at each of the models that are asked about."""
     train, test = prepared.train, prepared.test
     models = work.model.extra["path_weights"].reshape(-1, train.n_parameters)
+    each = [gradient_and_hessian_sum(train, w) for w in models]
     arrays = {
-        "losses": np.array([log_loss_sum(train, w) for w in models]),
-        "gradients": np.concatenate([gradient_sum(train, w) for w in models]),
-        "hessians": np.concatenate([pack(hessian_sum(train, w)) for w in models]),
+        "losses": np.array([sums.log_loss for sums in each]),
+        "gradients": np.concatenate([sums.gradient for sums in each]),
+        "hessians": np.concatenate([pack(sums.hessian) for sums in each]),
     }
     if test is not None:
         arrays["test_losses"] = np.array([log_loss_sum(test, w) for w in models])

@@ -40,6 +40,8 @@ from logistic.solvers.search import Point
 
 #: Length of the longest first trial; what is further off, on standardised columns, is reached in several steps.
 LONGEST = 100.0
+#: Steps remembered where nothing else is said: the most, the fewest, and the bytes that they may take between the two.
+MOST, FEWEST, MEMORY_BYTES = 80, 5, 256 * 1024 * 1024
 #: Cosine of the angle between a change of w and one of g, below which rounding has made it.
 SQUARE = 1e-12
 
@@ -53,13 +55,14 @@ class LBFGS(Averaging):
     Attributes
     ----------
     memory : steps remembered, of two vectors each. Rounds are dear and memory is not: breast cancer with l2 = 1e-6
-        takes 202 rounds with 80, 422 with 40, and 1654 with the 10 that are common where F is at hand.
+        takes 202 rounds with 80, 422 with 40, and 1654 with the 10 that are common where F is at hand. None is 80,
+        or as many as fit into 256 MiB, and 5 at least: of a million parameters 16.
     tolerance : on the largest component of the quasi-Newton step, in units of weight.
     gradient_tolerance : on that of g, in nats per row and unit of weight; relative to the first g where that has one
         above 1, as of columns that are not standardised.
     """
 
-    memory: int = 80
+    memory: int | None = None
     tolerance: float = 1e-9
     gradient_tolerance: float = 1e-12
     pace: Pace = field(default_factory=lambda: Pace(count=None, deadline_seconds=NEVER))
@@ -68,8 +71,14 @@ class LBFGS(Averaging):
     exact: bool = True
 
     def __post_init__(self) -> None:
-        if self.memory < 1:
+        if self.memory is not None and self.memory < 1:
             raise StrategyError("lbfgs remembers 1 step or more")
+
+    def steps_remembered(self, n_parameters: int) -> int:
+        """Return of how many steps it remembers the change of w and of g."""
+        if self.memory is not None:
+            return self.memory
+        return max(FEWEST, min(MOST, MEMORY_BYTES // (2 * 8 * n_parameters)))
 
     def weigh(self, contribution: Contribution) -> float:
         """Every row counts as one."""
@@ -84,7 +93,7 @@ class LBFGS(Averaging):
         point, shared = Point(here.w, here.loss, here.gradient), state.shared
         scale = float(shared["scope"][1]) if shared else max(1.0, _largest(point.gradient))
         if shared and shared["scope"][0] == here.n_samples:
-            after = advance(shared, point, self.memory)
+            after = advance(shared, point, self.steps_remembered(weights.size))
         else:
             after = {**begin(point, {}), "scope": np.array([here.n_samples, scale])}
         vanishes = (

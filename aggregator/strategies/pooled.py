@@ -6,6 +6,9 @@ Sums are the pooled ones only where all are taken at the same w. One that is not
 quadratic, which says where it leads; so it is not counted. Of a participant who is there that is a matter of one more
 round. One who has gone is left out: F is then the objective of those who are there, and its minimum is
 their pooled fit, as if the other had never taken part. It counts again as soon as it answers.
+
+Where w is left out of a message that is full without it, it is that of the base version; of which only the newest is
+still known.
 """
 
 from __future__ import annotations
@@ -31,8 +34,9 @@ class Pooled:
 
 def pooled(state: StrategyState, weights: Array, situation: Situation) -> Pooled | None:
     """Return F at ``weights``, or None where somebody who is there has answered from elsewhere, or not at all."""
-    here = tuple(c for c in in_order(state) if np.array_equal(c.arrays["base"], weights))
-    if not here or not {c.participant for c in here} >= situation.live | received(state, situation):
+    came = received(state, situation)
+    here = tuple(c for c in in_order(state) if _was_taken_at(weights, c, is_new=c.participant in came))
+    if not here or not {c.participant for c in here} >= situation.live | came:
         return None
     n = sum(contribution.n_samples for contribution in here)
     penalised = situation.l2 * situation.penalised(weights.size)
@@ -45,3 +49,9 @@ def pooled(state: StrategyState, weights: Array, situation: Situation) -> Pooled
         n_samples=n,
         contributions=here,
     )
+
+
+def _was_taken_at(weights: Array, contribution: Contribution, *, is_new: bool) -> bool:
+    """Whether these are sums at ``weights``; ``is_new``: it came since they were published."""
+    base = contribution.arrays.get("base")
+    return (is_new and contribution.staleness == 0) if base is None else np.array_equal(base, weights)

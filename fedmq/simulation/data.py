@@ -140,7 +140,7 @@ class File(_Set):
     def make(self, seed: int) -> Rows:  # noqa: ARG002 - the rows are what they are
         """Return the rows of the file."""
         table = read_table(self.path, Columns(label=self.label))
-        return Rows(table.features, table.X, table.y)
+        return Rows(table.features, table.dense, table.y)
 
 
 class Sites(_Set):

@@ -33,7 +33,7 @@ class Objective:
     def __init__(
         self, tables: Mapping[str, Table], slow: Collection[str], *, l2: float | None, standardise: bool
     ) -> None:
-        rows = {name: (table.X[table.is_train], table.y[table.is_train]) for name, table in tables.items()}
+        rows = {name: (table.dense[table.is_train], table.y[table.is_train]) for name, table in tables.items()}
         moments = merge_all(Moments.of(rows[name][0]) for name in sorted(rows))
         scale = Standardisation.from_moments(moments)
         if not standardise:

@@ -72,12 +72,13 @@ class Partition(BaseModel):
         return [np.sort(part) for part in _at_least(self.min_rows, parts)]
 
     def _by_label(self, y: Floats, sizes: Floats, rng: np.random.Generator) -> list[Indices]:
-        mixes = rng.dirichlet(np.full(2, self.alpha), self.sites)
+        labels = np.unique(y)
+        mixes = rng.dirichlet(np.full(len(labels), self.alpha), self.sites)
         of_label = [
-            _cut(rng.permutation(np.flatnonzero(y == label)), sizes * mixes[:, label] + np.finfo(float).tiny)
-            for label in (0, 1)
+            _cut(rng.permutation(np.flatnonzero(y == label)), sizes * shares + np.finfo(float).tiny)
+            for label, shares in zip(labels, mixes.T, strict=True)
         ]
-        return [np.concatenate(both) for both in zip(*of_label, strict=True)]
+        return [np.concatenate(parts) for parts in zip(*of_label, strict=True)]
 
     def _along(self, X: Floats, rng: np.random.Generator) -> Indices:
         direction = X @ rng.standard_normal(X.shape[1])

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from logistic.errors import ParameterError
-from logistic.loss import gradient, hessian_vector, largest_squared_row
+from logistic.loss import gradient, gram_vector_sum, largest_squared_row
 from logistic.problem import Problem, Vector
 
 # Directions whose curvature is under half the largest lose a factor 2^-32 of their share: the estimate is then above
@@ -139,15 +139,15 @@ def largest_curvature(problem: Problem) -> float:
     An estimate from below, better than half the truth; 0 for a problem without rows and l2.
     """
     factor = _factor(problem)
-    # B is ``factor`` times the Hessian of a problem of two classes with all margins at zero, where kappa is 1/4.
-    binary = Problem(problem.X, np.zeros(problem.n_rows), problem.sample_weight, problem.l2 / factor)
-    zero = np.zeros(binary.n_parameters)
+    n = problem.n_samples or 1.0  # the sum over nothing is 0, and so is its mean
     # Any direction will do that is not orthogonal to the one sought: one without pattern is not, in practice.
-    v = np.cos(np.arange(1.0, binary.n_parameters + 1.0) ** 2)
+    v = np.cos(np.arange(1.0, problem.n_features + 2.0) ** 2)
     curvature = 0.0
     for _ in range(POWER_ITERATIONS):
         v = v / np.linalg.norm(v)
-        Hv = hessian_vector(binary, zero, v)
+        # B over ``factor``: the Hessian of a problem of two classes with all margins at zero, where kappa is 1/4.
+        Hv = LARGEST_KAPPA * gram_vector_sum(problem, v) / n
+        Hv[:-1] += problem.l2 / factor * v[:-1]
         curvature = float(v @ Hv)
         if curvature == 0:
             break

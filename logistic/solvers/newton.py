@@ -17,7 +17,7 @@ Two classes: B = H(0), without offsets, for kappa is largest at z = 0 (Boehning 
 Boyd & Vandenberghe, "Convex Optimization", 2004, section 9.5; Nocedal & Wright 2006, section 3.3.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class Newton:
 
 def bound(problem: Problem) -> Matrix:
     """Return B >= H(w) for every w, (n_parameters, n_parameters): see the module."""
-    return hessian(replace(problem, offset=None), np.zeros(problem.n_parameters), theta=1.0)
+    return hessian(problem.without_offset(), np.zeros(problem.n_parameters), theta=1.0)
 
 
 def _direction(problem: Problem, H: Matrix, state: Point) -> Vector:

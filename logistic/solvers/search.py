@@ -18,7 +18,7 @@ from math import inf, isfinite
 
 import numpy as np
 
-from logistic.loss import gradient, loss
+from logistic.loss import loss_and_gradient
 from logistic.problem import Problem, Vector
 
 SUFFICIENT_DECREASE = 1e-4  # c1, Nocedal & Wright p. 33
@@ -48,7 +48,7 @@ class Point:
     @classmethod
     def at(cls, problem: Problem, w: Vector) -> "Point":
         """Evaluate F and its gradient at ``w``."""
-        return cls(w, loss(problem, w), gradient(problem, w))
+        return cls(w, *loss_and_gradient(problem, w))
 
 
 def backtracking(problem: Problem, start: Point, direction: Vector) -> Point | None:

@@ -1,15 +1,15 @@
 """A site's rows as numbers, before any plan: columns by name, and which rows are for training.
 
-What every source needs is here too: `Columns` says what is what in a file, and the functions below say what is
-wrong with a number or a name, in words that go behind its place.
+What every source needs is here too: `Columns` says what is what in a file without a schema, and the functions below say
+what is wrong with a number or a name, in words that go behind its place.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from broker.schema import OTHER, Schema
+from logistic.sparse import CSR
 from participant.errors import DataError
 
 Floats = NDArray[np.float64]
@@ -84,27 +86,51 @@ class Columns:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Streamed:
+    """Features that are read anew each time.
+
+    Attributes
+    ----------
+    shape : (n_rows, n_features).
+    rows : yields them, batch by batch, each with an ``X`` (m, n_features).
+    digest : changes when any number does.
+    n_missing : (n_features,) cells without a value.
+    """
+
+    shape: tuple[int, int]
+    rows: Iterable[Any]
+    digest: str
+    n_missing: NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Table:
     """Rows in the columns' own units.
 
     Attributes
     ----------
     features : names of the columns of ``X``.
-    X : (n_rows, n_features) finite, or NaN where a value is missing and may be.
+    X : (n_rows, n_features) finite, or NaN where a value is missing and may be; a level is its place among ``levels``.
     y : (n_rows,) labels, each one of ``classes``.
     is_train : (n_rows,) booleans; the others are only evaluated.
     sample_weight : (n_rows,) finite, 0 or more, not all 0; None for 1 everywhere.
     offset : (n_rows,) finite; None for 0 everywhere.
     classes : the labels that there may be, here or elsewhere.
+    schema : what the features are; None where each is a number.
+    levels : of each categorical feature, those that were met here, or that the schema lists.
+    level_counts : how many training rows have each of them.
     """
 
     features: tuple[str, ...]
-    X: Floats
+    X: Floats | CSR | Streamed
     y: Floats
     is_train: NDArray[np.bool_]
     sample_weight: Floats | None = None
     offset: Floats | None = None
     classes: tuple[int, ...] = (0, 1)
+    schema: Schema | None = None
+    levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    level_counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def n_train(self) -> int:
@@ -119,6 +145,10 @@ class Table:
     @property
     def n_missing(self) -> NDArray[np.intp]:
         """Cells without a value in each column, those of test rows included: (n_features,)."""
+        if isinstance(self.X, Streamed):
+            return self.X.n_missing
+        if isinstance(self.X, CSR):
+            return np.bincount(self.X.indices[np.isnan(self.X.data)], minlength=len(self.features))
         counts: NDArray[np.intp] = np.isnan(self.X).sum(axis=0)
         return counts
 
@@ -135,16 +165,43 @@ class Table:
     def fingerprint(self, salt: str) -> str:
         """Return what changes when any number here does, and tells nothing without ``salt``."""
         found = sha256(salt.encode())
-        for part in (self.X, self.y, self.is_train, self.sample_weight, self.offset):
-            found.update(b"-" if part is None else np.ascontiguousarray(part).tobytes())
+        for part in (*self._features(), self.y, self.is_train, self.sample_weight, self.offset):
+            found.update(b"-" if part is None else part if isinstance(part, bytes) else np.ascontiguousarray(part).data)
         found.update("\0".join(self.features).encode())
         return found.hexdigest()[:16]
 
     def columns(self, names: tuple[str, ...]) -> Floats:
-        """Return ``X`` with its columns in the order of ``names``, which are matched by name."""
+        """Return ``X``, which is dense, with its columns in the order of ``names``, which are matched by name."""
         place = {name: index for index, name in enumerate(self.features)}
-        ordered: Floats = self.X[:, [place[name] for name in names]] if names != self.features else self.X
-        return ordered
+        return self.dense if names == self.features else self.dense[:, [place[name] for name in names]]
+
+    @property
+    def dense(self) -> Floats:
+        """``X`` where it is an array in memory."""
+        assert isinstance(self.X, np.ndarray), "sparse and streamed rows have no array"
+        return self.X
+
+    def _features(self) -> tuple[Any, ...]:
+        """Return what the features are made of, as arrays or bytes."""
+        if isinstance(self.X, Streamed):
+            return (self.X.digest.encode(),)
+        if isinstance(self.X, CSR):
+            return self.X.indptr, self.X.indices, self.X.data
+        return (self.X, repr(sorted(self.levels.items())).encode()) if self.levels else (self.X,)
+
+    def told_levels(self, min_cell: int) -> dict[str, tuple[str, ...]]:
+        """Return the levels to tell of each feature whose levels are to be found: those of ``min_cell`` training rows.
+
+        `OTHER` stands for the rest, if any.
+        """
+        told = {}
+        for feature in () if self.schema is None else self.schema.features:
+            if feature.is_open:
+                levels, counts = self.levels[feature.name], self.level_counts[feature.name]
+                # Sorted: the order in which rows have them would tell of the first rows.
+                common = tuple(sorted(level for level, n in zip(levels, counts, strict=True) if n >= min_cell))
+                told[feature.name] = common if len(common) == len(levels) else (*common, OTHER)
+        return told
 
     def __repr__(self) -> str:
         """Return its shape: rows stay out of logs and tracebacks."""
@@ -182,7 +239,19 @@ def shown(names: Sequence[str]) -> str:
     return line if len(names) <= 12 else f"{line}, ... ({len(names)} in all)"  # noqa: PLR2004 - a line's worth
 
 
-def check_weights(path: Path, table: Table) -> None:
+def file_signature(*paths: Path) -> Any:
+    """Return what changes when one of the files does, or another takes its place; raises `DataError`."""
+    found = []
+    for path in paths:
+        try:
+            told = path.stat()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}") from None
+        found.append((told.st_ino, told.st_size, told.st_mtime_ns))
+    return tuple(found)
+
+
+def check_weights(path: Path | str, table: Table) -> None:
     """Raise `DataError` if all training rows, or all test rows, have the weight 0: nothing could be divided by it."""
     if table.sample_weight is None:
         return

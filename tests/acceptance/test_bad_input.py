@@ -154,8 +154,10 @@ BAD: dict[str, Case] = {
     "not UTF-8": Case("site-b.csv is not UTF-8 text", ROWS.encode("utf-16")),
     "quote not closed": Case("site-b.csv, line 6: not well-formed CSV", ROWS + f'"{CANARY},1,1\n'),
     "no such data": Case("there is no file or folder nowhere", replaces={"--data": "nowhere"}),
-    "data of another kind": Case("pyproject.toml is not a .csv or .npz file", replaces={"--data": "pyproject.toml"}),
-    "a folder without data": Case("the folder fedmq has no .csv or .npz file", replaces={"--data": "fedmq"}),
+    "data of another kind": Case(
+        "pyproject.toml is not a .csv, .npz or .parquet file", replaces={"--data": "pyproject.toml"}
+    ),
+    "a folder without data": Case("the folder fedmq has no .csv, .npz or .parquet file", replaces={"--data": "fedmq"}),
     # --- what is asked for
     "no data": Case("Missing option '--data'", replaces={"--data": None}),
     "no out": Case("Missing option '--out'", replaces={"--out": None}),

@@ -15,7 +15,7 @@ from pooled import ROOT, SETS, Reference, a9a_sites
 
 from broker.messages import ReleasedModel
 from fedmq.train import TrainRequest, train
-from participant.sources import Columns
+from participant.settings import TableSettings
 
 pytestmark = pytest.mark.acceptance
 
@@ -29,7 +29,7 @@ def trained(
     data = a9a_sites(folder) if reference.folder.name == "a9a" else reference.folder
     request = TrainRequest(
         data=[data],
-        columns=Columns("y", split="split"),
+        tables=TableSettings(label="y", split="split"),
         out=folder / "model",
         options={"l2": fit["lam"], "standardise": reference.standardised, **options},
         slow=(slow,) if slow else (),

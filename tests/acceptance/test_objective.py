@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from broker.messages import ReleasedModel
 from fedmq.train import TrainRequest, train
-from participant.sources import Columns
+from participant.settings import TableSettings
 
 pytestmark = pytest.mark.acceptance
 
@@ -45,7 +45,7 @@ def rows() -> Rows:
 
 
 def fitted(
-    rows: Rows, folder: Path, *, columns: Columns, X: np.ndarray | None = None, **options: object
+    rows: Rows, folder: Path, *, tables: TableSettings, X: np.ndarray | None = None, **options: object
 ) -> ReleasedModel:
     X = rows.X if X is None else X
     sites = folder / "sites"
@@ -53,13 +53,13 @@ def fitted(
     for number in range(3):
         with (sites / f"site-{number}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            named = [name for name in (columns.sample_weight, columns.offset) if name]
+            named = [name for name in (tables.sample_weight, tables.offset) if name]
             writer.writerow([*NAMES, "y", *named])
             for j in np.flatnonzero(rows.site == number):
                 cells = ["" if np.isnan(value) else repr(float(value)) for value in X[j]]
                 extra = [repr(float(getattr(rows, name)[j])) for name in named]
                 writer.writerow([*cells, int(rows.y[j]), *extra])
-    request = TrainRequest(data=[sites], columns=columns, out=folder / "model", options=options)
+    request = TrainRequest(data=[sites], tables=tables, out=folder / "model", options=options)
     model = train(request, on_progress=lambda _: None)
     assert model.converged
     return model
@@ -75,8 +75,8 @@ def std_errors(model: ReleasedModel) -> np.ndarray:
 
 @pytest.mark.parametrize("inference", ["wald", "sandwich"])
 def test_offset_and_sample_weights_are_those_of_a_pooled_glm(rows: Rows, tmp_path: Path, inference: str) -> None:
-    columns = Columns("y", sample_weight="weight", offset="offset")
-    model = fitted(rows, tmp_path, columns=columns, l2=0.0, inference=inference)
+    tables = TableSettings(sample_weight="weight", offset="offset")
+    model = fitted(rows, tmp_path, tables=tables, l2=0.0, inference=inference)
     design = np.column_stack([rows.X, np.ones(400)])
     glm = sm.GLM(rows.y, design, family=sm.families.Binomial(), offset=rows.offset, freq_weights=rows.weight).fit(
         tol=1e-14
@@ -94,7 +94,7 @@ def test_offset_and_sample_weights_are_those_of_a_pooled_glm(rows: Rows, tmp_pat
 
 
 def test_class_weights_are_those_of_scikit_learn(rows: Rows, tmp_path: Path) -> None:
-    model = fitted(rows, tmp_path, columns=Columns("y"), l2=0.05, class_weights=(1.0, 3.0))
+    model = fitted(rows, tmp_path, tables=TableSettings(), l2=0.05, class_weights=(1.0, 3.0))
     Z = StandardScaler().fit_transform(rows.X)
     n = np.where(rows.y == 1, 3.0, 1.0).sum()
     pooled = LogisticRegression(C=1 / (0.05 * n), class_weight={0: 1.0, 1: 3.0}, solver="newton-cg", tol=1e-12)
@@ -107,7 +107,7 @@ def test_missing_cells_are_filled_with_the_mean_of_all_sites(rows: Rows, tmp_pat
     X = rows.X.copy()
     X[np.random.default_rng(6).random(X.shape) < 0.2] = np.nan
     X[rows.site == 1, 2] = np.nan  # one site has never measured it
-    model = fitted(rows, tmp_path, columns=Columns("y", missing="mean"), X=X, l2=0.01, missing="mean")
+    model = fitted(rows, tmp_path, tables=TableSettings(missing="mean"), X=X, l2=0.01, missing="mean")
     Z = StandardScaler().fit_transform(SimpleImputer().fit_transform(X))
     pooled = LogisticRegression(C=1 / (0.01 * 400), solver="newton-cg", tol=1e-12).fit(Z, rows.y)
     np.testing.assert_allclose(model.weights, pooled.coef_[0], rtol=1e-6)
@@ -116,7 +116,7 @@ def test_missing_cells_are_filled_with_the_mean_of_all_sites(rows: Rows, tmp_pat
 
 def test_elastic_net_fulfils_the_conditions_for_its_minimum(rows: Rows, tmp_path: Path) -> None:
     l1, l2 = 0.06, 0.02
-    model = fitted(rows, tmp_path, columns=Columns("y"), l1=l1, l2=l2)
+    model = fitted(rows, tmp_path, tables=TableSettings(), l1=l1, l2=l2)
     Z, w = StandardScaler().fit_transform(rows.X), np.array(model.weights)
     residual = 1 / (1 + np.exp(-(Z @ w + model.intercept))) - rows.y
     gradient = Z.T @ residual / 400 + l2 * w
@@ -130,7 +130,7 @@ def test_elastic_net_fulfils_the_conditions_for_its_minimum(rows: Rows, tmp_path
 
 
 def test_each_point_of_a_path_is_the_fit_for_its_penalty(rows: Rows, tmp_path: Path) -> None:
-    model = fitted(rows, tmp_path, columns=Columns("y"), l2=0.001, path=8)
+    model = fitted(rows, tmp_path, tables=TableSettings(), l2=0.001, path=8)
     assert len(model.path) == 8
     assert model.path[0].n_nonzero == 0
     assert model.path[-1].n_nonzero == 4

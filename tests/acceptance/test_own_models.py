@@ -16,7 +16,7 @@ from pooled import DATA, ROOT, SETS
 
 from fedmq.own_models import OwnModels
 from fedmq.train import TrainRequest, train
-from participant.sources import Columns
+from participant.settings import TableSettings
 
 if TYPE_CHECKING:
     from servers.rabbitmq import VHost
@@ -75,9 +75,9 @@ def test_the_hospitals_each_get_a_verdict_that_their_rows_allow(tmp_path: Path) 
     """One has rows of one class to train on, one too few rows to test on."""
     own = OwnModels(tmp_path, site_intercepts=True, local_models=True)
     reference = SETS["heart_disease"]
-    columns = Columns("y", split="split")
+    tables = TableSettings(split="split")
     options = {"l2": 0.01}
-    request = TrainRequest([reference.folder], columns, tmp_path / "model", options, own_models=own)
+    request = TrainRequest([reference.folder], tables, tmp_path / "model", options, own_models=own)
     train(request, on_progress=lambda _: None)
     verdicts = {site: own.document(site)["verdict"] for site in ("cleveland", "hungarian", "switzerland", "va")}  # type: ignore[index]
     assert verdicts["switzerland"].startswith("all training rows here are of class 1: fine-tuned on them")

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from broker.messages import ReleasedModel
 from fedmq.train import TrainRequest, train
 from logistic import Problem, loss
-from participant.sources import Columns
+from participant.settings import TableSettings
 
 pytestmark = pytest.mark.acceptance
 
@@ -36,7 +36,7 @@ def train_on(folder: Path, digits: tuple[np.ndarray, np.ndarray], **options: obj
         np.savez(sites / f"site-{name}.npz", X=X[rows], y=y[rows])
     request = TrainRequest(
         data=[sites],
-        columns=Columns("y", classes=tuple(range(10))),
+        tables=TableSettings(classes=tuple(range(10))),
         out=folder / "model",
         options={"l2": L2, **options},
         slow=("zeros=10",),

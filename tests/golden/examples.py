@@ -44,6 +44,7 @@ from broker.messages import (
     Scores,
     Standing,
 )
+from broker.schema import Feature, Label, Schema, Split, model_columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -317,6 +318,62 @@ RELEASED_OF_CLASSES = replace(
     by_class=tuple(map(class_model, (1, 2, 5))),
 )
 
+# --- since schema 3 ----------------------------------------------------------------------------
+
+TABLE = Schema(
+    features=(
+        Feature("age", unit="years", low=0.0, high=120.0, missing="mean", missing_values=("-9", "?")),
+        Feature("Größe", unit="cm", missing="value", fill=170.0, clip_low=140.0, clip_high=210.0, scale=0.5),
+        Feature("lactate", missing="indicator", log1p=True, centre=0.75),
+        Feature("smoker", "binary", levels=("no", "yes")),
+        Feature("stage", "categorical", reference="I", missing="value", fill_level="II"),
+        Feature("ward", "categorical", levels=("A", "B", "C"), missing="indicator"),
+    ),
+    label=Label("died", values={"nein": 0, "ja": 1}),
+    split=Split(key="patient", test_share=0.25, seed=11),
+    sample_weight="weight",
+    offset="exposure",
+)
+#: Of the levels of ``stage``, those that were found: three columns.
+FROZEN_TABLE = Schema(
+    features=(
+        TABLE.features[0],
+        replace(TABLE.features[4], levels=("I", "II", "(other)"), found=True),
+    ),
+    label=Label("days", above=30.5),
+    split=Split(column="split"),
+)
+COLUMNS = model_columns(FROZEN_TABLE)
+
+HELLO_OF_A_TABLE = replace(HELLO, features=TABLE.names, feature_schema=TABLE, levels={"stage": ("I", "II", "(other)")})
+#: So many that their names are compressed.
+HELLO_OF_MANY_COLUMNS = replace(HELLO, features=tuple(f"Wörter {i}" for i in range(4097)))
+PLAN_OF_A_TABLE = replace(
+    PLAN,
+    features=COLUMNS,
+    frame=Frame(mean=None, scale=FRAME.scale),
+    missing="mean",
+    fill=np.array([52.95, 0.5, 1e-17]),
+    feature_schema=FROZEN_TABLE,
+)
+GRADIENT_AT_THE_BASE_VERSION = update("gradient", {"gradient": GRADIENT})
+RELEASED_OF_A_TABLE = replace(
+    RELEASED,
+    features=COLUMNS,
+    coefficients=tuple(Coefficient(name, 0.25) for name in COLUMNS),
+    feature_schema=FROZEN_TABLE,
+    fill=(52.95, 0.5, 1e-17),
+)
+#: As one of very many columns is released.
+RELEASED_WIDE = replace(
+    RELEASED,
+    standardisation=Scaling((), ()),
+    weights=(0.052, -0.58, 1 / 3),
+    intercept=-4.5,
+    coefficients=(),
+    notes=("the standardisation and the coefficients are left out",),
+)
+
 #: Schema -> file name -> message, each under the schema in which it first could be said.
 EXAMPLES_SINCE: Mapping[int, Mapping[str, Message]] = MappingProxyType(
     {
@@ -358,6 +415,14 @@ EXAMPLES_SINCE: Mapping[int, Mapping[str, Message]] = MappingProxyType(
             "evaluation-for-the-sandwich": EVALUATION_FOR_THE_SANDWICH,
             "released-with-inference": RELEASED_WITH_INFERENCE,
             "released-of-classes": RELEASED_OF_CLASSES,
+        },
+        3: {
+            "hello-of-a-table": HELLO_OF_A_TABLE,
+            "hello-of-many-columns": HELLO_OF_MANY_COLUMNS,
+            "plan-of-a-table": PLAN_OF_A_TABLE,
+            "update-gradient-at-the-base-version": GRADIENT_AT_THE_BASE_VERSION,
+            "released-of-a-table": RELEASED_OF_A_TABLE,
+            "released-wide": RELEASED_WIDE,
         },
     }
 )

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import types
+import zlib
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgpack
 import numpy as np
-from golden.examples import EXAMPLES, plain
+import pytest
+from golden.examples import EXAMPLES, HELLO, plain
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from broker import codec
 from broker.codec import MAX_INT, decode, encode
 from broker.errors import MalformedMessage
 from broker.messages import OPEN_SIZES, SCHEMA, UPDATE_ARRAYS, Message, ModelUpdate, Sizes
@@ -101,6 +104,21 @@ def test_every_message_comes_back_as_it_was_and_gives_the_same_bytes(message: Me
     again = decode(body, sizes=SIZES)
     assert plain(again) == plain(message)
     assert encode(again) == body
+
+
+@given(texts=st.lists(st.text(max_size=20), max_size=8), piece=st.integers(1, 9))
+def test_texts_that_are_compressed_come_back_as_they_were(texts: list[str], piece: int) -> None:
+    hello = replace(HELLO, features=tuple(texts))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(codec, "MANY_TEXTS", 0)
+        patched.setattr(codec, "PIECE_BYTES", piece)
+        assert decode(encode(hello)) == hello
+
+
+@given(data=st.binary(max_size=40), whole=st.booleans())
+def test_any_data_are_compressed_texts_or_malformed(data: bytes, whole: bool) -> None:
+    features = {"dtype": "text", "data": zlib.compress(data) if whole else data}
+    read(msgpack.packb({**msgpack.unpackb(encode(HELLO)), "features": features}))
 
 
 @given(body=st.binary(max_size=200))

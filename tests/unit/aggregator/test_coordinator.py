@@ -841,13 +841,13 @@ def test_settings_that_do_not_suit_what_the_sites_have_end_the_training_before_i
     assert gives_up(firth) == "penalty firth is for two classes, and the sites have 3: use l2"
     assert Story(rules("a", class_weights=(1.0, 2.0))).hello("a").phase == "training"
     assert Story(rules("a", strategy="firth", penalty="firth", l2=0.0)).hello("a").phase == "training"
-    broad = tuple(f"x{j}" for j in range(1800))
+    broad = tuple(f"x{j}" for j in range(2100))
     newton = Story(rules("a", strategy="newton")).hello("a", features=broad)
-    assert gives_up(newton) == "strategy newton needs matrices that are too large with 1801 parameters: use lbfgs"
+    assert gives_up(newton) == "strategy newton needs matrices that are too large with 2101 parameters: use lbfgs"
     lasso = rules("a", strategy="incremental-newton", wide_strategy=make_strategy("lbfgs"), l1=0.1)
     assert (
         gives_up(Story(lasso).hello("a", features=broad))
-        == "l1 needs matrices that are too large with 1801 parameters: use l2, or fewer columns"
+        == "l1 needs matrices that are too large with 2101 parameters: use l2, or fewer columns"
     )
     assert Story(lasso).hello("a").phase == "training"
 

@@ -22,7 +22,16 @@ from unit.aggregator.story import Story, rules
 
 from aggregator.announcement import asked_of
 from aggregator.errors import StrategyError
-from aggregator.strategies import Finished, Situation, Strategy, StrategyOptions, StrategyState, make_strategy
+from aggregator.strategies import (
+    Contribution,
+    Finished,
+    Situation,
+    Strategy,
+    StrategyOptions,
+    StrategyState,
+    lbfgs,
+    make_strategy,
+)
 from aggregator.strategies.fedsgd import FedSGD
 from aggregator.strategies.lbfgs import LBFGS, advance, begin
 from aggregator.strategies.line_search import MAX_LOOKS, Search, look, search_from
@@ -129,6 +138,54 @@ def test_without_one_who_has_gone_it_is_the_fit_of_the_others_and_with_him_again
     back, _ = last(rounds(strategy, PROBLEMS, answer, most=4000, live=lambda v: there if 5 <= v < n - 3 else EVERYBODY))
     assert back.converged
     np.testing.assert_allclose(back.weights, OPTIMUM, atol=1e-7)
+
+
+def without_base(sent: Contribution, **changes: int) -> Contribution:
+    return replace(sent, arrays={"gradient": sent.arrays["gradient"]}, **changes)
+
+
+def bare(strategy: Strategy, state: StrategyState, *names: str, w: Array, **changes: int) -> StrategyState:
+    """Return ``state`` in which each of ``names`` has sent its gradient at ``w`` and not said where it was taken."""
+    for name in names:
+        sent = contribution(PROBLEMS, name, w, gradients(PROBLEMS)(name, w, {}))
+        state = strategy.receive(state, without_base(sent, **changes))
+    return state
+
+
+@pytest.mark.parametrize("strategy", EXACT, ids=lambda each: each.name)
+def test_a_gradient_that_does_not_say_where_it_was_taken_is_of_the_newest_version_and_counts_there_alone(
+    strategy: Strategy,
+) -> None:
+    w = np.linspace(-1, 1, N)
+    others = dict.fromkeys(SITES[:3], w)
+    expected = strategy.finish(held(strategy, everybody(w)), w, SITUATION)
+    here = strategy.finish(bare(strategy, held(strategy, others), "va", w=w), w, SITUATION)
+    assert here.weights.tobytes() == expected.weights.tobytes()
+    late = strategy.finish(bare(strategy, held(strategy, others), "va", w=w, staleness=1), w, SITUATION)
+    assert late.weights is w, "nobody knows any more where that was"
+    assert late.included == SITES, "it is settled, or it could not answer again"
+    assert late.converged is False
+
+
+@pytest.mark.parametrize("strategy", EXACT, ids=lambda each: each.name)
+def test_one_who_did_not_say_where_and_has_gone_counts_in_no_later_version(strategy: Strategy) -> None:
+    w = np.linspace(-1, 1, N)
+    there = EVERYBODY - {"va"}
+    situation = replace(SITUATION, received=there, live=there)
+    left = strategy.finish(held(strategy, dict.fromkeys(there, w)), w, situation)
+    gone = bare(strategy, held(strategy, dict.fromkeys(there, w)), "va", w=w)
+    assert strategy.finish(gone, w, situation).weights.tobytes() == left.weights.tobytes()
+
+
+@pytest.mark.parametrize("strategy", EXACT, ids=lambda each: each.name)
+def test_rounds_in_which_nobody_says_where_are_those_in_which_all_do(strategy: Strategy) -> None:
+    def silent(name: str, w: Array, _: object) -> dict[str, Array]:
+        return {"gradient": gradients(PROBLEMS)(name, w, {})["gradient"]}
+
+    said = rounds(strategy, PROBLEMS, gradients(PROBLEMS), most=25)
+    unsaid = rounds(strategy, PROBLEMS, silent, most=25)
+    for one, other in zip(said, unsaid, strict=True):
+        assert one.weights.tobytes() == other.weights.tobytes()
 
 
 # --- FedSGD ---------------------------------------------------------------------------------
@@ -387,6 +444,21 @@ def test_it_remembers_as_many_steps_as_it_was_told_and_the_newest() -> None:
     assert pairs[0] > "pair/000000003"
     with pytest.raises(StrategyError, match="1 step or more"):
         LBFGS(memory=0)
+
+
+@pytest.mark.parametrize(
+    ("n_parameters", "steps"), [(1, 80), (200_000, 80), (1_000_001, 16), (3_000_000, 5), (10**8, 5)]
+)
+def test_of_very_many_parameters_it_remembers_fewer_steps_unless_it_was_told(n_parameters: int, steps: int) -> None:
+    """Two vectors of a million float64 numbers are 16 MB."""
+    assert LBFGS().steps_remembered(n_parameters) == steps
+    assert LBFGS(memory=7).steps_remembered(n_parameters) == 7
+
+
+def test_it_forgets_the_oldest_steps_where_their_bytes_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lbfgs, "MEMORY_BYTES", 16 * N * 6 + 15)
+    *_, end = walk(LBFGS(), 15, lambda state: state)
+    assert sum(key.startswith("pair/") for key in end.state.shared) == 6
 
 
 def test_when_somebody_comes_or_goes_the_search_begins_anew_where_it_is() -> None:

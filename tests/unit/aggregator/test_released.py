@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from unit.aggregator.story import Story, rules, scores
 
+from aggregator import released
+from aggregator.errors import TrainingFailed
 from aggregator.released import release
+from aggregator.state import State
 from broker import codec
-from broker.messages import Frame
+from broker.messages import MAX_BODY_BYTES, Frame, ReleasedModel
+from broker.schema import Feature, Label, Schema
 from logistic.moments import Moments
 
 
@@ -160,3 +164,105 @@ def test_without_matrices_there_are_estimates_only_and_the_reason(story: Story) 
     assert (model.inference.kind, model.inference.why) == ("none", "it was not asked for")
     assert all(line.std_error is None and line.odds_ratio is None for line in model.coefficients)
     assert model.path == ()
+
+
+# --- very many columns --------------------------------------------------------------------------
+
+
+def wide(state: State, monkeypatch: pytest.MonkeyPatch) -> ReleasedModel:
+    """Return the model as it is released where a byte less than all of it fits into a message."""
+    with monkeypatch.context() as patched:
+        patched.setattr(released, "MAX_BODY_BYTES", len(codec.encode(release(state))) - 1)
+        return release(state)
+
+
+def of_three_classes(state: State) -> State:
+    assert state.plan is not None
+    plan = replace(state.plan, classes=(1, 2, 5))
+    return replace(state, plan=plan, weights=np.arange(9.0) ** 2)
+
+
+def test_a_model_that_fits_to_the_byte_has_everything(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = release(story.state)
+    monkeypatch.setattr(released, "MAX_BODY_BYTES", len(codec.encode(model)))
+    assert release(story.state) == model
+
+
+def test_one_that_does_not_fit_has_its_weights_on_the_columns_own_scale_and_says_so(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, found = release(story.state), wide(story.state, monkeypatch)
+    assert (found.standardisation.mean, found.standardisation.scale, found.coefficients) == ((), (), ())
+    assert found.weights == tuple(line.estimate for line in whole.coefficients)
+    assert found.intercept == found.intercept_coefficient.estimate == whole.intercept_coefficient.estimate
+    assert found.notes == (*whole.notes, released.WIDE)
+    left_out = {
+        name: getattr(whole, name)
+        for name in ("standardisation", "weights", "intercept", "coefficients", "intercept_coefficient", "notes")
+    }
+    assert replace(found, **left_out) == whole, "all else is there"
+
+
+def test_of_more_classes_each_has_its_weights_on_the_columns_own_scale(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = of_three_classes(story.state)
+    whole, found = release(state), wide(state, monkeypatch)
+    assert (found.standardisation.mean, found.weights, found.coefficients) == ((), (), ())
+    mean, scale = np.array(whole.standardisation.mean), np.array(whole.standardisation.scale)
+    for before, after in zip(whole.by_class, found.by_class, strict=True):
+        slopes = np.array(before.weights) / scale
+        assert (before.label, after.coefficients) == (after.label, ())
+        np.testing.assert_allclose(after.weights, slopes)
+        assert after.intercept == pytest.approx(before.intercept - slopes @ mean)
+        assert after.intercept_coefficient == before.intercept_coefficient
+
+
+def test_where_it_cannot_fit_nothing_is_made_to_try(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = wide(story.state, monkeypatch)
+    monkeypatch.setattr(released, "COLUMN_BYTES", MAX_BODY_BYTES)
+    assert release(story.state) == expected
+
+
+def test_a_column_takes_at_least_so_many_bytes_whatever_its_name(story: Story) -> None:
+    assert story.state.plan is not None
+    plan = replace(story.state.plan, frame=None)
+
+    def n_bytes(d: int) -> int:
+        names = tuple(map(chr, range(97, 97 + d)))
+        state = replace(story.state, plan=replace(plan, features=names), weights=np.zeros(d + 1))
+        return len(codec.encode(release(state)))
+
+    assert n_bytes(12) - n_bytes(2) >= 10 * released.COLUMN_BYTES
+
+
+def test_names_and_weights_that_are_larger_than_a_message_cannot_be_released(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = len(codec.encode(wide(story.state, monkeypatch))) - 1
+    monkeypatch.setattr(released, "MAX_BODY_BYTES", small)
+    with pytest.raises(TrainingFailed, match=rf"2 columns cannot be released: .*\({small} bytes\); train on"):
+        release(story.state)
+
+
+def test_a_model_of_a_million_columns_fits_into_a_message(story: Story) -> None:
+    d = 1_000_000
+    assert story.state.plan is not None
+    frame = Frame(mean=None, scale=np.linspace(0.5, 2.0, d))
+    plan = replace(story.state.plan, features=tuple(f"column {i}" for i in range(d)), frame=frame)
+    weights = np.random.default_rng(0).normal(size=d + 1)
+    moments = {"a": Moments(40.0, np.zeros(d), 40.0 * frame.scale**2)}
+    model = release(replace(story.state, plan=plan, weights=weights, moments=moments))
+    assert model.coefficients == ()
+    np.testing.assert_allclose(model.weights, weights[:-1] / frame.scale, rtol=1e-15)
+    assert len(codec.encode(model)) < MAX_BODY_BYTES
+
+
+def test_it_says_how_the_columns_follow_from_a_table_and_what_stands_for_missing_cells(story: Story) -> None:
+    assert release(story.state).feature_schema is None
+    assert release(story.state).fill == ()
+    schema = Schema((Feature("age", missing="mean"), Feature("sex", "binary")), Label("died"))
+    assert story.state.plan is not None
+    plan = replace(story.state.plan, feature_schema=schema, fill=np.array([47.5, 0.0]))
+    model = release(replace(story.state, plan=plan))
+    assert (model.feature_schema, model.fill) == (schema, (47.5, 0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
@@ -46,7 +47,7 @@ from golden.examples import (
 )
 
 from broker import codec
-from broker.codec import MARGIN_BYTES, body_cap, decode, encode, pack, plan_hash, unpack
+from broker.codec import MANY_TEXTS, MARGIN_BYTES, body_cap, decode, encode, pack, plan_hash, unpack
 from broker.errors import MalformedMessage
 from broker.messages import (
     MAX_BODY_BYTES,
@@ -68,6 +69,7 @@ from broker.messages import (
     Sizes,
     Standing,
 )
+from broker.schema import Feature, Label, Schema
 
 SIZES = Sizes(len(FEATURES))
 UPDATES = {name: message for name, message in EXAMPLES.items() if isinstance(message, ModelUpdate)}
@@ -174,6 +176,23 @@ def test_a_side_that_does_not_know_later_fields_knows_a_plan_that_does_not_use_t
     assert plan_hash(decoded) == plan_hash(PLAN)
 
 
+def test_a_plan_is_named_by_its_columns_and_not_by_how_they_are_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = replace(PLAN, features=tuple(f"x{i}" for i in range(MANY_TEXTS + 1)))
+    older = {**fields_of(PLAN), "features": list(many.features), "schema": 1}
+    later = [name for name in older if name not in msgpack.unpackb(golden_file("plan", 1).read_bytes())]
+    assert "proximal" in older["work"]
+    del older["work"]["proximal"]
+    without = {name: value for name, value in older.items() if name not in later}
+    assert plan_hash(many) == sha256(msgpack.packb(without)).hexdigest()
+    levels = tuple(f"level {i}" for i in range(MANY_TEXTS + 1))
+    of_levels = replace(PLAN, feature_schema=Schema((Feature("ward", "categorical", levels=levels),), Label("y")))
+    name = plan_hash(of_levels)
+    body, compress = encode(of_levels), zlib.compress
+    monkeypatch.setattr(codec.zlib, "compress", lambda data: compress(data, 1))
+    assert encode(of_levels) != body
+    assert plan_hash(of_levels) == name
+
+
 # --- how long a body may be -----------------------------------------------------------------
 
 
@@ -212,6 +231,17 @@ def test_an_evaluation_for_a_sandwich_fits_under_its_cap(sizes: Sizes) -> None:
     longest = replace(EVALUATION_FOR_WALD, participant="p" * 63, federation="f" * 63, information=information)
     assert len(encode(longest)) <= body_cap("evaluation", sizes)
     decode(encode(longest), sizes=sizes)
+
+
+@pytest.mark.parametrize("make_name", ["column {:07d}, in a unit of its own".format, "{:x}".format])
+def test_the_names_of_a_million_columns_fit_into_a_body_beside_an_array_of_them(make_name: Any) -> None:
+    names = tuple(map(make_name, range(1_000_000)))
+    wide = replace(PLAN, features=names, frame=Frame(mean=None, scale=np.ones(len(names))))
+    body = encode(wide)
+    assert len(body) < MAX_BODY_BYTES
+    again = decode(body, sizes=wide.sizes)
+    assert isinstance(again, Plan)
+    assert again.features == names
 
 
 def test_a_model_of_twenty_thousand_columns_is_decoded() -> None:
@@ -291,6 +321,7 @@ def test_a_body_holds_what_its_own_schema_says(schema: int, extra: dict[str, Any
         ("model", "extra", {}),
         ("evaluation", "information", None),
         ("released", "notes", []),
+        ("plan", "feature_schema", None),
     ],
 )
 def test_a_body_of_schema_1_does_not_have_what_came_with_schema_2(name: str, field_name: str, value: Any) -> None:
@@ -454,8 +485,49 @@ def test_sums_of_many_models_are_as_long_as_a_body_may_be() -> None:
     many = replace(PATH, arrays={name: np.ones(length) for name, length in sums.items()})
     assert plain(decode(encode(many), sizes=SIZES)) == plain(many)
     too_many = replace(PATH, arrays={**PATH.arrays, "hessians": np.ones(MAX_BODY_BYTES // 8 + 1)})
-    with pytest.raises(MalformedMessage, match="numbers where 1572864 belong"):
+    with pytest.raises(MalformedMessage, match="numbers where 2088960 belong"):
         decode(encode(too_many), sizes=SIZES, max_bytes=2 * MAX_BODY_BYTES)
+
+
+# --- many texts -----------------------------------------------------------------------------
+
+
+def test_more_than_a_few_thousand_names_are_compressed_and_fewer_are_a_list() -> None:
+    few, many = (replace(HELLO, features=tuple(f"Größe {i}" for i in range(n))) for n in (MANY_TEXTS, MANY_TEXTS + 1))
+    assert fields_of(few)["features"] == list(few.features)
+    written = fields_of(many)["features"]
+    assert written["dtype"] == "text"
+    assert zlib.decompress(written["data"]).decode().split("\0") == list(many.features)
+    assert (decode(encode(few)), decode(encode(many))) == (few, many)
+
+
+def test_a_list_of_any_length_is_read_as_an_older_side_writes_it() -> None:
+    names = [f"x{i}" for i in range(MANY_TEXTS + 1)]
+    for schema in (1, 2, SCHEMA):
+        body = {**msgpack.unpackb(golden_file("hello", schema).read_bytes()), "features": names}
+        hello = decode(msgpack.packb(body))
+        assert isinstance(hello, Hello)
+        assert hello.features == tuple(names)
+
+
+def test_many_names_one_of_which_has_a_zero_byte_in_it_are_not_compressed() -> None:
+    """Read back, it would be two."""
+    odd = replace(HELLO, features=(*(f"x{i}" for i in range(MANY_TEXTS)), "a\0b"))
+    assert type(fields_of(odd)["features"]) is list
+    assert decode(encode(odd)) == odd
+
+
+def test_texts_that_are_longer_than_what_is_inflated_at_once_come_back_whole() -> None:
+    long = replace(HELLO, features=tuple(f"{i:4096d}" for i in range(MANY_TEXTS + 1)))
+    assert decode(encode(long)) == long
+    stored = zlib.compress("\0".join(long.features).encode(), 0)
+    assert decode(body_of(HELLO, features={"dtype": "text", "data": stored}), max_bytes=2 * MAX_BODY_BYTES) == long
+
+
+def test_a_stored_record_has_its_many_texts_compressed_too() -> None:
+    levels = Feature("ward", "categorical", levels=tuple(f"ward {i}" for i in range(MANY_TEXTS + 1)))
+    assert len(pack(levels)) < MANY_TEXTS * 4
+    assert unpack(Feature, pack(levels)) == levels
 
 
 # --- what an update carries -----------------------------------------------------------------

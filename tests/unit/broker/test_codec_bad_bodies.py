@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 import struct
 import subprocess
 import sys
+import zlib
 from typing import Any
 
 import msgpack
@@ -19,6 +21,7 @@ from golden.examples import (
     GOODBYE,
     HEARTBEAT,
     HELLO,
+    HELLO_OF_A_TABLE,
     HELLO_OF_CLASSES,
     MODEL,
     MODEL_WITH_QUESTIONS,
@@ -29,7 +32,7 @@ from golden.examples import (
     plain,
 )
 
-from broker.codec import body_cap, decode, encode
+from broker.codec import MAX_LIST, MAX_TEXT_BYTES, body_cap, decode, encode
 from broker.errors import MalformedMessage, RemoteMessageError
 from broker.messages import MAX_BODY_BYTES, MAX_INTERVALS, Message, ModelUpdate, Sizes
 
@@ -79,10 +82,27 @@ def carrying(message: ModelUpdate, name: str, value: Any) -> bytes:
     return changed(message, arrays={**msgpack.unpackb(encode(message))["arrays"], name: value})
 
 
+def texts(data: Any, **more: Any) -> bytes:
+    """Return a hello whose columns are these ``data``, compressed or whatever they are."""
+    return changed(HELLO, features={"dtype": "text", "data": data, **more})
+
+
 def information(**changes: Any) -> bytes:
     """Return an evaluation with something in its information changed."""
     fields = msgpack.unpackb(encode(EVALUATION_FOR_WALD))
     return changed(EVALUATION_FOR_WALD, information={**fields["information"], **changes})
+
+
+def with_feature(**changes: Any) -> bytes:
+    """Return a hello with a schema, the first feature of which is changed."""
+    schema = msgpack.unpackb(encode(HELLO_OF_A_TABLE))["feature_schema"]
+    first, *others = schema["features"]
+    return changed(HELLO_OF_A_TABLE, feature_schema={**schema, "features": [{**first, **changes}, *others]})
+
+
+def _with_dictionary(data: bytes) -> bytes:
+    compressor = zlib.compressobj(zdict=CANARY.encode())
+    return compressor.compress(data) + compressor.flush()
 
 
 DELTA_BODY = encode(DELTA)
@@ -188,6 +208,32 @@ BAD: dict[str, bytes] = {
     ),
     "B29 text longer than names are": changed(GOODBYE, participant=CANARY * 1000),
     "a field of schema 2 in a body of schema 1": changed(HELLO, schema=1),
+    "texts of another dtype": texts(zlib.compress(b"a"), dtype="<f8"),
+    "texts whose dtype is no word": texts(zlib.compress(b"a"), dtype=[CANARY]),
+    "texts with a shape": texts(zlib.compress(b"a"), shape=[1]),
+    "texts for bytes": texts(CANARY),
+    "texts that are not compressed": texts(CANARY.encode()),
+    "texts that are no bytes at all": texts(b""),
+    "texts cut short": texts(zlib.compress(CANARY.encode())[:-1]),
+    "texts cut short in the middle": texts(zlib.compress(CANARY.encode() * 9)[:9]),
+    "texts that are damaged": texts(zlib.compress(CANARY.encode())[:-1] + b"!"),
+    "texts with bytes behind them": texts(zlib.compress(b"a") + CANARY.encode()),
+    "texts twice": texts(2 * zlib.compress(CANARY.encode())),
+    "texts compressed by gzip": texts(gzip.compress(CANARY.encode())),
+    "texts that need a dictionary": texts(_with_dictionary(CANARY.encode())),
+    "texts of bad UTF-8": texts(zlib.compress(b"a\0\xff\xfe")),
+    "a text longer than names are, compressed": texts(zlib.compress(b"a\0" + b"b" * (MAX_TEXT_BYTES + 1))),
+    "and one before others": texts(zlib.compress(b"b" * (MAX_TEXT_BYTES + 1) + b"\0a")),
+    "texts more than any list has": texts(zlib.compress(bytes(MAX_LIST + 1))),
+    "texts of more bytes than are read": texts(zlib.compress((b"b" * MAX_TEXT_BYTES + b"\0") * 2**14)),
+    "texts for one text": changed(HELLO, federation={"dtype": "text", "data": zlib.compress(b"heart")}),
+    "numbers that are texts": delta({"dtype": "text", "data": zlib.compress(b"1\0002")}),
+    "a feature of a kind nobody knows": with_feature(kind=CANARY),
+    "a feature that is a word": changed(HELLO_OF_A_TABLE, feature_schema=CANARY),
+    "levels that are no map": changed(HELLO_OF_A_TABLE, levels=[CANARY]),
+    "a level that is a number": changed(HELLO_OF_A_TABLE, levels={"stage": ["I", CANARY_INT]}),
+    "a bound that is infinite": with_feature(low=INF),
+    "a schema in a body of schema 2": changed(HELLO_OF_A_TABLE, schema=2),
     "a class that is no whole number": changed(HELLO_OF_CLASSES, classes=[0, CANARY_NUMBER]),
     "a class below 0": changed(HELLO_OF_CLASSES, classes=[-1, 1]),
     "a weight that is no floating-point number": changed(HELLO_OF_CLASSES, n_samples=CANARY_INT),
@@ -249,12 +295,18 @@ def test_the_error_carries_no_other_one_that_might_quote_the_bytes(body: bytes) 
         (delta(array(1, 2, 3)), "ModelUpdate.arrays.delta: 3 numbers where 4 belong"),
         (changed(MODEL, roster={"h": 1}), r"GlobalModel.roster\[0\]: not a map"),
         (changed(MODEL, roster={"h": {}}), r"GlobalModel.roster\[0\]: 5 fields missing, 0 unknown"),
-        (changed(HELLO, schema=1), "Hello: 0 fields missing, 3 unknown"),
+        (changed(HELLO, schema=1), "Hello: 0 fields missing, 5 unknown"),
         (changed(PLAN_OF_CLASSES, fill=array(1, 2)), "Plan.fill: 2 numbers where 3 belong"),
         (
             changed(MODEL_WITH_QUESTIONS, extra={"h": array(INF)}),
             r"GlobalModel.extra\[0\]: a number in it is not finite",
         ),
+        (texts(zlib.compress(b"a")[:-1]), "Hello.features: its compressed texts are cut short"),
+        (texts(zlib.compress(b"a") + b"b"), "Hello.features: there are bytes behind its compressed texts"),
+        (texts(zlib.compress(bytes(MAX_LIST + 1))), "Hello.features: its compressed texts are more than are read"),
+        (texts(zlib.compress(b"b" * 5000)), "Hello.features: a text is longer than 4096 bytes"),
+        (texts(b"abc"), "Hello.features: its data are no compressed texts"),
+        (texts("a"), "Hello.features: neither a list nor compressed texts"),
         (information(meat=array(1, 2)), "Evaluation.information.meat: 2 numbers where 10 belong"),
         (changed(RELEASED, metrics=[]), "ReleasedModel.metrics: not a map"),
         (changed(HEARTBEAT, state="asleep"), "Heartbeat.state: none of the words"),
@@ -269,7 +321,7 @@ def test_b18_a_body_over_the_cap_is_refused_before_it_is_looked_at() -> None:
     cap = body_cap("update", SIZES)
     with pytest.raises(MalformedMessage, match=f"{cap + 1} bytes; at most {cap} are read"):
         decode(b"\xc1" * (cap + 1), max_bytes=cap)
-    with pytest.raises(MalformedMessage, match="at most 12582912"):
+    with pytest.raises(MalformedMessage, match="at most 16711680"):
         decode(bytes(MAX_BODY_BYTES + 1))
 
 
@@ -280,13 +332,23 @@ def test_b29_names_with_dots_and_stars_are_only_text_here() -> None:
 
 
 _BOMBS = """
-import resource, sys, time
-from broker.codec import decode
+import resource, sys, time, zlib
+import msgpack
+from broker.codec import decode, encode
 from broker.errors import MalformedMessage
-from broker.messages import MAX_BODY_BYTES
+from broker.messages import MAX_BODY_BYTES, Hello
 
 def listed(n, item):
     return b"\\xdd" + n.to_bytes(4, "big") + item * n
+
+def hello(**changes):
+    plain = msgpack.unpackb(encode(Hello("f", "p", "i", (), 1, 1)))
+    return msgpack.packb({**plain, **changes})
+
+def inflating(text, times):
+    stream = zlib.compressobj(1)
+    data = b"".join(stream.compress(text) for _ in range(times)) + stream.flush()
+    return {"dtype": "text", "data": data}
 
 room = MAX_BODY_BYTES - 100
 bombs = {
@@ -300,6 +362,12 @@ bombs = {
     "small maps, each key twice": b"\\xdf" + (room // 2).to_bytes(4, "big") + b"\\xa0\\x80" * (room // 2),
     "declared lists in lists": (b"\\xdd" + (2**18).to_bytes(4, "big")) * 1000,
     "declared lists of the body's length": (b"\\xdd" + room.to_bytes(4, "big")) * 1000 + b"\\xc0" * (room - 5000),
+    "names that inflate to a GiB": hello(features=inflating(b"a column\\0" * 2**17, 900)),
+    "zero bytes that inflate to a GiB": hello(features=inflating(bytes(2**20), 1024)),
+    "one name that inflates to a GiB": hello(features=inflating(b"a" * 2**20, 1024)),
+    "levels that inflate to a GiB together": hello(
+        levels=dict.fromkeys(map(str, range(2000)), inflating(b"\\0a level of thirty-two bytes, say" * 2**14, 1))
+    ),
     "declared maps in maps": (b"\\xde\\x40\\x00\\xa1a") * 1000,
 }
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -9,7 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from golden.examples import RELEASED, RELEASED_OF_CLASSES, RELEASED_WITH_INFERENCE
+from golden.examples import (
+    RELEASED,
+    RELEASED_OF_A_TABLE,
+    RELEASED_OF_CLASSES,
+    RELEASED_WIDE,
+    RELEASED_WITH_INFERENCE,
+)
 
 from fedmq import model_file
 from fedmq.errors import CommandError, ModelNotWritten
@@ -88,6 +94,8 @@ def test_the_document_has_the_keys_that_are_documented(out: Path) -> None:
         "by_class": None,
         "notes": None,
         "path": [PATH],
+        "feature_schema": None,
+        "fill": None,
         "federation": None,
         "epoch": None,
     }
@@ -105,6 +113,33 @@ def test_of_more_classes_there_is_a_table_of_each(out: Path) -> None:
     assert [each["label"] for each in found["by_class"]] == found["classes"] == [1, 2, 5]
     assert (found["weights"], found["coefficients"]) == ([], [])
     assert found["inference"]["why"] == "the standard errors were not asked for"
+
+
+def test_it_says_how_the_columns_follow_from_a_table(out: Path) -> None:
+    found = json.loads(write_model(out, RELEASED_OF_A_TABLE).path.read_text(encoding="utf-8"))
+    assert keys(found["feature_schema"]) == {
+        "features": [
+            dict.fromkeys(
+                [
+                    *("name", "kind", "unit", "low", "high", "levels", "found", "reference", "missing"),
+                    *("missing_values", "fill", "fill_level", "clip_low", "clip_high", "log1p", "centre", "scale"),
+                ]
+            )
+        ],
+        "label": {"column": None, "values": {}, "above": None},
+        "split": dict.fromkeys(("column", "key", "test_share", "seed")),
+        "sample_weight": None,
+        "offset": None,
+    }
+    assert found["feature_schema"]["features"][1]["levels"] == ["I", "II", "(other)"]
+    assert found["features"] == ["age", "stage=II", "stage=(other)"]
+    assert found["fill"] == [52.95, 0.5, 1e-17]
+
+
+def test_of_very_many_columns_there_are_the_weights_on_their_own_scale(out: Path) -> None:
+    found = json.loads(write_model(out, RELEASED_WIDE).path.read_text())
+    assert (found["standardisation"], found["coefficients"]) == ({"mean": [], "scale": []}, [])
+    assert found["weights"] == list(RELEASED_WIDE.weights)
 
 
 def test_what_is_undefined_is_null(out: Path) -> None:

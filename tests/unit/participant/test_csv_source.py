@@ -198,7 +198,7 @@ DEFECTS: dict[str, tuple[bytes, str]] = {
     "no features": (b"y,split\n1,train\n", " has no feature columns beside 'y'"),
     "semicolons": (
         b"age;bmi;y;split\n",
-        " has no column 'y', which was named as the label; its columns are age;bmi;y;",
+        " has no column 'y'; its only one is age;bmi;y;split: say what is between its cells, as with --delimiter ';'",
     ),
     "no header": (CANARY_ROW, ", line 1: numbers stand where the column names belong; give the file a header line"),
     "no header, numbers that stand twice": (

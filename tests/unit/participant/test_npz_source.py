@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 from numpy.lib import format as npy
 
+from broker.schema import Feature, Label, Schema, Split
+from logistic import sparse
 from participant.errors import DataError
 from participant.sources import Table, npz, read_npz
+from participant.sources.npz import NPZSource
+from participant.sources.reading import read as read_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +114,30 @@ def test_columns_without_names_have_numbers_that_sort_as_they_stand(
     features = read(file, {"X": np.zeros((3, n_features)), "y": Y}).features
     assert (features[0], features[-1], len(features)) == (first, last, n_features)
     assert list(features) == sorted(features)
+
+
+def test_entries_of_a_row_may_stand_in_any_order(file: Path) -> None:
+    shuffled = {"indices": np.array([2, 0, 1, 0, 1, 1, 0]), "data": np.array([CANARY, 63, 27.5, 45, 31, 22.25, 50])}
+    np.testing.assert_array_equal(read(file, {**CSR, **shuffled}).X, X)
+
+
+def test_a_sparse_matrix_stays_sparse_where_it_would_be_large(file: Path) -> None:
+    wide = {**CSR, "shape": np.array([3, 1_000_000]), "indices": np.array([0, 999_999, 2, 1, 0, 7, 1])}
+    small = read(file, wide, in_memory_bytes=24_000_000)
+    table = read(file, wide, in_memory_bytes=23_999_999)
+    assert isinstance(small.X, np.ndarray)
+    assert isinstance(table.X, sparse.CSR)
+    np.testing.assert_array_equal(table.X.dense(), small.X)
+    assert (table.features[0], table.features[-1]) == ("x000000", "x999999")
+    assert table.n_missing.sum() == 0
+
+
+@pytest.mark.parametrize("missing", ["refuse", "mean"])
+def test_rows_that_stay_sparse_may_miss_no_value(file: Path, missing: str) -> None:
+    holed = {**CSR, "data": put(CSR["data"], 4, np.nan)}
+    with pytest.raises(DataError) as raised:
+        read(file, holed, missing=missing, in_memory_bytes=8)
+    assert str(raised.value).startswith(f"{file}, row 1, column 0, both counted from 0: the cell is NaN, and so large")
 
 
 def test_columns_have_the_names_that_are_given(file: Path) -> None:
@@ -271,10 +299,11 @@ DEFECTS: dict[str, tuple[dict[str, Any], str]] = {
         {**CSR, "shape": np.array([0, 0]), "indptr": np.zeros(1, int), "indices": np.zeros(0, int), "data": None},
         " has no rows or no columns",
     ),
-    "shape too large": (
-        {**CSR, "shape": np.array([2**40, 2**40])},
-        ", with all its zeros, would take 9007199254740992.0 GiB of memory; the most is 4.0 GiB",
+    "rows too many": (
+        {**CSR, "shape": np.array([2**40, 3])},
+        f", array 'indptr' has shape (4,) where ({2**40 + 1},) belongs",
     ),
+    "columns too many": ({**CSR, "shape": np.array([3, 2**40])}, f" has {2**40} columns; the most is 10000000"),
     "indptr too short": ({**CSR, "indptr": CSR["indptr"][:3]}, ", array 'indptr' has shape (3,) where (4,) belongs"),
     "indptr of floats": ({**CSR, "indptr": CSR["indptr"] + 0.5}, ", array 'indptr' holds float64, not whole"),
     "indptr from 1": (
@@ -495,6 +524,86 @@ def test_a_machine_without_memory_is_told(file: Path, arrays: dict[str, Any], mo
     def no_memory(*_: Any, **__: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(npz.npy if "X" in arrays else npz.np, "read_array" if "X" in arrays else "zeros", no_memory)
+    monkeypatch.setattr(npz.npy if "X" in arrays else npz.np, "read_array" if "X" in arrays else "ones", no_memory)
     with pytest.raises(DataError, match="needs more memory than this machine has left"):
         read(file, arrays)
+
+
+# --- with a schema -----------------------------------------------------------------------------------
+
+SCHEMA = Schema(
+    features=(Feature("bmi", low=20.0, high=40.0), Feature("site", "categorical"), Feature("age")),
+    label=Label("outcome", {"dead": 1, "alive": 0}),
+    split=Split("is_train"),
+    sample_weight="w",
+)
+COLUMNS: dict[str, Any] = {
+    "X": np.array([[63, 27.5], [45, 31], [50, 22.25]]),
+    "feature_names": np.array(["age", "bmi"]),
+    "outcome": np.array(["dead", "alive", "alive"]),
+    "is_train": IS_TRAIN,
+    "site": np.array([3, 12, 3]),
+    "w": np.array([1.0, 0.5, 2.0], dtype=np.float32),
+    "matrix": X,
+    "objects": np.array([None, 1, 2]),
+}
+
+
+def read_with(file: Path, arrays: dict[str, Any], schema: Schema = SCHEMA) -> Table:
+    """Return the table of a file with these arrays as the schema says."""
+    file.write_bytes(saved(arrays))
+    return read_source(NPZSource(file), schema)
+
+
+def test_a_schema_takes_columns_and_arrays_by_their_names(file: Path) -> None:
+    table = read_with(file, COLUMNS)
+    assert table.features == ("bmi", "site", "age")
+    np.testing.assert_array_equal(table.X, [[27.5, 0, 63], [31, 1, 45], [22.25, 0, 50]])
+    assert table.levels == {"site": ("3", "12")}
+    np.testing.assert_array_equal(table.y, Y)
+    np.testing.assert_array_equal(table.is_train, IS_TRAIN)
+    np.testing.assert_array_equal(table.sample_weight, [1.0, 0.5, 2.0])
+
+
+def test_the_names_are_those_of_what_has_a_value_for_each_row(file: Path) -> None:
+    file.write_bytes(saved(COLUMNS))
+    assert NPZSource(file).names() == ["age", "bmi", "outcome", "is_train", "site", "w"]
+    file.write_bytes(saved(CSR))
+    assert NPZSource(file).names() == ["x0", "x1", "x2", "y", "is_train"]
+
+
+def test_batches_are_the_rows_in_their_order(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npz, "BATCH_ROWS", 2)
+    file.write_bytes(saved(COLUMNS))
+    batches = list(NPZSource(file).batches(["age", "outcome"]))
+    assert [(batch.n_rows, list(batch.places)) for batch in batches] == [(2, [0, 1]), (1, [2])]
+    np.testing.assert_array_equal(np.concatenate([batch.cells["age"] for batch in batches]), [63, 45, 50])
+
+
+def test_a_defect_is_named_by_row_and_column(file: Path) -> None:
+    with pytest.raises(DataError) as raised:
+        read_with(file, {**COLUMNS, "X": put(COLUMNS["X"], (2, 1), CANARY)})
+    assert str(raised.value) == f"{file}, row 2, column 'bmi': the cell is outside the range that the schema allows"
+
+
+def test_a_feature_and_an_array_of_one_name_are_told(file: Path) -> None:
+    with pytest.raises(DataError, match="the column name 'age' stands twice; give each column its own name"):
+        read_with(file, {**COLUMNS, "age": Y})
+
+
+def test_a_matrix_of_another_shape_is_told(file: Path) -> None:
+    with pytest.raises(DataError, match=r"array 'X' has shape \(1, 3, 3\) where \(n, d\) belongs"):
+        read_with(file, {**COLUMNS, "X": X[None]})
+
+
+def test_sparse_rows_are_refused_with_a_schema(file: Path) -> None:
+    with pytest.raises(DataError, match="holds sparse rows, which no schema fits: save them dense, as 'X'"):
+        read_with(file, CSR, Schema((Feature("x0"),), Label("y")))
+
+
+def test_the_signature_is_another_when_the_file_is(file: Path) -> None:
+    file.write_bytes(saved(COLUMNS))
+    first = NPZSource(file).signature()
+    assert NPZSource(file).signature() == first
+    file.write_bytes(saved(DENSE))
+    assert NPZSource(file).signature() != first

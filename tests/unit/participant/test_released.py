@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
-from golden.examples import MODEL, PLAN
+from golden.examples import MODEL, PLAN, PLAN_OF_A_TABLE, RELEASED_WIDE
 
+from broker import codec
 from broker.messages import Frame, GlobalModel, Plan
 from logistic import Standardisation, probabilities
 from participant import released
@@ -37,6 +39,16 @@ def table(seed: int = 0, n_rows: int = 90, classes: tuple[int, ...] = (0, 1), n_
     return Table(PLAN.features, X, y, np.arange(n_rows) < n_rows - n_test, classes=classes)
 
 
+def scoring() -> Any:
+    """Return the script of a downstream system, which knows nothing of us."""
+    spec = importlib.util.spec_from_file_location("score_released", SCORING)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> ReleaseFolder:
     return ReleaseFolder(tmp_path / "a" / "site", "hospital-1", BOTH)
@@ -59,7 +71,7 @@ def test_the_global_document_has_the_keys_that_are_documented() -> None:
     assert set(document) == {
         *("format", "features", "classes", "standardisation", "weights", "intercept", "coefficients"),
         *("intercept_coefficient", "by_class", "objective", "fill", "version", "strategy", "seed", "federation"),
-        *("epoch", "plan_hash"),
+        *("epoch", "plan_hash", "feature_schema"),
     }
     assert document["weights"] == [0.5, -0.25, 1 / 3]
     assert document["intercept"] == -2.0
@@ -67,12 +79,7 @@ def test_the_global_document_has_the_keys_that_are_documented() -> None:
 
 
 def test_whoever_scores_with_the_released_model_scores_with_ours_too(folder: ReleaseFolder) -> None:
-    spec = importlib.util.spec_from_file_location("score_released", SCORING)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    local = made(folder)
+    script, local = scoring(), made(folder)
     assert PLAN.frame is not None
     rows = table()
     Z = Standardisation(PLAN.frame.mean, PLAN.frame.scale).apply(rows.X)
@@ -80,6 +87,29 @@ def test_whoever_scores_with_the_released_model_scores_with_ours_too(folder: Rel
         expected = probabilities(Z, np.array([*document["weights"], document["intercept"]]))
         found = [script.score(document, dict(zip(rows.features, row, strict=True))) for row in rows.X]
         np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("frame", [PLAN.frame, None], ids=["standardised", "as they are"])
+def test_whoever_scores_does_so_without_a_table_of_coefficients_too(
+    monkeypatch: pytest.MonkeyPatch, frame: Frame | None
+) -> None:
+    plan, row = replace(PLAN, frame=frame), {"age": 50.0, "Größe": 1.0, "bmi": 22.5}
+    whole = global_document(plan, RELEASED)
+    monkeypatch.setattr(released, "WIDEST_TABLE", 2)
+    wide = global_document(plan, RELEASED)
+    assert wide == {**whole, "coefficients": []}
+    assert scoring().score(wide, row) == pytest.approx(scoring().score(whole, row), rel=1e-12)
+
+
+def test_whoever_scores_with_the_message_of_a_wide_model_reads_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"age": 50.0, "Größe": 1.0, "bmi": 22.5}
+    with monkeypatch.context() as patched:
+        patched.setattr(codec, "MANY_TEXTS", 2)
+        message = msgpack.unpackb(codec.encode(RELEASED_WIDE))
+    assert message["features"]["dtype"] == "text"
+    assert list(scoring().estimates(message)) == list(RELEASED_WIDE.features)
+    margin = RELEASED_WIDE.intercept + float(np.dot(RELEASED_WIDE.weights, [50.0, 1.0, 22.5]))
+    assert scoring().score(message, row) == pytest.approx(1 / (1 + np.exp(-margin)), rel=1e-12)
 
 
 def test_of_more_classes_each_has_its_coefficients_relative_to_the_first() -> None:
@@ -130,6 +160,31 @@ def test_the_rows_under_the_plan_that_is_read_are_the_same_to_the_bit(
         assert second.sample_weight is not None
         assert first.sample_weight.tobytes() == second.sample_weight.tobytes()
         assert (first.l2, first.n_classes) == (second.l2, second.n_classes)
+
+
+def test_a_frame_that_subtracts_nothing_is_read_as_one() -> None:
+    """Else sparse rows would become dense."""
+    assert PLAN.frame is not None
+    for frame in (Frame(None, PLAN.frame.scale), None):
+        release = read_release(json.loads(json.dumps(global_document(replace(PLAN, frame=frame), RELEASED))))
+        assert release.plan.frame is not None
+        assert release.plan.frame.mean is None
+        np.testing.assert_array_equal(release.plan.frame.scale, np.ones(3) if frame is None else frame.scale)
+
+
+def test_the_schema_under_which_it_was_trained_is_read_as_it_was(folder: ReleaseFolder) -> None:
+    plan = PLAN_OF_A_TABLE
+    release = read_release(json.loads(json.dumps(global_document(plan, RELEASED))))
+    assert release.plan.feature_schema == plan.feature_schema
+    assert release.plan.features == plan.features
+    assert folder.keep(plan, RELEASED)
+    assert not folder.keep(plan, RELEASED)
+
+
+def test_a_document_of_before_there_were_schemas_has_none() -> None:
+    document = global_document(PLAN, RELEASED)
+    del document["feature_schema"]
+    assert read_release(document).plan.feature_schema is None
 
 
 # --- the own models ---------------------------------------------------------------------------

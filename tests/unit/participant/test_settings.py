@@ -25,19 +25,19 @@ def load(**flags: Any) -> ParticipantSettings:
 
 
 def test_without_anything_y_is_the_label_and_everything_else_a_feature() -> None:
-    assert load().columns == Columns("y")
+    assert load().rows().what == Columns("y")
 
 
 def test_every_role_of_a_column_can_be_set() -> None:
     settings = load(
         label="outcome", split="part", sample_weight="w", offset="exposure", classes="1,2,5", missing="mean"
     )
-    assert settings.columns == Columns("outcome", "part", "w", "exposure", (1, 2, 5), "mean")
+    assert settings.rows().what == Columns("outcome", "part", "w", "exposure", (1, 2, 5), "mean")
 
 
 def test_classes_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDMQ_CLASSES", "0,1,2")
-    assert load().columns.classes == (0, 1, 2)
+    assert load().classes == (0, 1, 2)
 
 
 @pytest.mark.parametrize(

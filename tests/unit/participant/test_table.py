@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from participant.errors import DataError
-from participant.sources import SUFFIXES, Columns, Table, read_csv, read_npz, read_table
+from participant.sources import Columns, Table, read_csv, read_npz, read_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -185,7 +185,7 @@ def write(file: Path) -> None:
         file.write_text("age,bmi,y,w,o,split\n63,27.5,1,1,0,train\n45,,2,2.5,0.5,test\n50,22.25,0,3,-1,train\n")
 
 
-@pytest.mark.parametrize("name", [*(f"a{suffix}" for suffix in SUFFIXES), "A.CSV", "A.Npz"])
+@pytest.mark.parametrize("name", ["a.csv", "a.npz", "a.txt", "A.CSV", "A.Npz"])
 def test_the_same_rows_are_the_same_table_whatever_the_format(tmp_path: Path, name: str) -> None:
     write(tmp_path / name)
     rows = read_table(tmp_path / name, COLUMNS)
@@ -200,16 +200,16 @@ def test_the_same_rows_are_the_same_table_whatever_the_format(tmp_path: Path, na
         np.testing.assert_array_equal(array, expected)
 
 
-@pytest.mark.parametrize("name", ["rows", "rows.parquet", "rows.csv.gz", ".csv"])
+@pytest.mark.parametrize("name", ["rows", "rows.xlsx", "rows.csv.gz", ".csv"])
 def test_a_file_of_another_kind_is_told(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match=r"is not a \.csv or \.npz file$"):
+    with pytest.raises(DataError, match=r"is not a \.csv, \.npz or \.parquet file$"):
         read_table(tmp_path / name, COLUMNS)
 
 
 def test_a_source_may_be_asked_directly(tmp_path: Path) -> None:
-    for suffix in SUFFIXES:
+    for suffix in (".csv", ".npz"):
         write(tmp_path / f"a{suffix}")
     options: dict[str, Any] = {"sample_weight": "w", "offset": "o", "classes": (0, 1, 2), "missing": "mean"}
     csv = read_csv(tmp_path / "a.csv", label="y", split="split", **options)
     npz = read_npz(tmp_path / "a.npz", **options)
-    assert csv.X.tobytes() == npz.X.tobytes()
+    assert csv.dense.tobytes() == npz.dense.tobytes()

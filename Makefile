@@ -70,6 +70,8 @@ benchmarks: $(VENV)/developed servers
 	$(RUN)/python benchmarks/stragglers.py
 	$(RUN)/python benchmarks/heart_disease.py
 	$(RUN)/python benchmarks/safeguard.py
+	$(RUN)/python benchmarks/parquet.py
+	$(RUN)/python benchmarks/wide.py
 	$(RUN)/python benchmarks/simulation.py
 
 dashboards: $(VENV)/developed

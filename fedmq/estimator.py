@@ -46,13 +46,22 @@ Floats = NDArray[np.float64]
 #: Where the model is written to of which only the summary is wanted.
 _NOWHERE = Path("-")
 
-# A library is quiet until somebody sets up logging: what a user can do something about is raised.
-_logs = logging.getLogger("fedmq")
-if _logs.level == logging.NOTSET:
-    _logs.setLevel(logging.ERROR)
 
 #: What the only site is called when rows are given without a site.
 ONLY_SITE = "site"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Log errors alone meanwhile, unless somebody has set up logging: what a user can do something about is raised."""
+    ours = logging.getLogger("fedmq")
+    level = ours.level
+    if level == logging.NOTSET:
+        ours.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ours.setLevel(level)
 
 
 class FederatedLogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -278,7 +287,7 @@ class FederatedLogisticRegression(ClassifierMixin, BaseEstimator):  # type: igno
             raise CommandError(f"options: {twice[0]!r} is a parameter of its own; give it there")
         settings = train_settings(sites, {**named, **options})
         # Several fits at once, each on all cores, wait for one another many times longer.
-        with threadpool_limits(1, user_api="blas"):
+        with threadpool_limits(1, user_api="blas"), _quiet():
             return _run(train_embedded(sites, settings, slow={}, least_fit_seconds=0.0, on_progress=lambda _: None))
 
     def _name_features(self, given: Mapping[str, Given]) -> None:

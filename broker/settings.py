@@ -173,12 +173,13 @@ def _read(config: Path | None) -> dict[str, Any]:
 def _first_defect(error: ValidationError) -> str:
     """Return one sentence about the first thing that is wrong; the value is not in it."""
     defect = error.errors(include_input=False, include_url=False)[0]
-    place = ".".join(str(part) for part in defect["loc"]) or "together"
+    place = ".".join(str(part) for part in defect["loc"])
     if defect["type"] == "missing":
         return f"{place} is missing: set it in the file, as --{place.replace('_', '-')}, or as FEDMQ_{place.upper()}"
     if defect["type"] == "extra_forbidden":
         return f"there is no setting {place!r}"
-    return f"{place}: {defect['msg'].removeprefix('Value error, ')}"
+    words = defect["msg"].removeprefix("Value error, ")
+    return f"{place}: {words}" if place else words  # of several settings the words say which
 
 
 def _address(url: str) -> Address:

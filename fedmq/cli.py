@@ -196,6 +196,8 @@ def aggregator(context: click.Context, config: Path | None) -> None:
 @click.pass_context
 def participant(context: click.Context, config: Path | None) -> None:
     """Serve a federation as one of its sites until stopped; SIGTERM ends in order."""
+    if _says_threads(config, context.obj or {}):
+        _keep_fits_apart()  # our threads, each on all cores, would wait for one another too
     settings = _participant_settings().load(config, context.obj or {})
     from fedmq.services import serve_participant
 
@@ -280,6 +282,16 @@ def simulate(scenario: str | None, out: Path | None, seeds: Sequence[int], jobs:
         list_scenarios()
     else:
         run_simulate(scenario, out=out, as_json=as_json, seeds=seeds, jobs=jobs)
+
+
+def _says_threads(config: Path | None, flags: dict[str, Any]) -> bool:
+    """Whether anything sets `threads`; asked before the settings are loaded, for numpy comes with them."""
+    if "threads" in flags or "FEDMQ_THREADS" in os.environ:
+        return True
+    try:
+        return config is not None and "threads" in config.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False  # told when the settings are loaded
 
 
 def _keep_fits_apart() -> None:

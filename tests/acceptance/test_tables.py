@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,9 @@ import pytest
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+
+if TYPE_CHECKING:
+    from servers.rabbitmq import VHost
 
 DATA = Path(__file__).parent.parent / "data"
 HEART = DATA.parents[1] / "examples" / "heart_disease"
@@ -28,10 +32,13 @@ COLUMNS = [
 pytestmark = pytest.mark.acceptance
 
 
-def trained(out: Path, *arguments: str | Path) -> dict[str, Any]:
+def trained(out: Path, *arguments: str | Path, broker: str | None = None) -> dict[str, Any]:
     """Return the model's document that the command printed."""
     command = [sys.executable, "-P", "-m", "fedmq", "train", "--json", "--out", out, *arguments]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=100)
+    environment = dict(os.environ) if broker is None else {**os.environ, "FEDMQ_BROKER": broker}
+    done = subprocess.run(
+        list(map(str, command)), env=environment, capture_output=True, text=True, check=False, timeout=100
+    )
     assert done.returncode == 0, done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
     return document
@@ -103,6 +110,16 @@ def test_the_files_as_they_were_published_need_no_script(tmp_path: Path, l2: flo
         assert found[name] == pytest.approx(value, abs=1e-8), name
     levels = {each["name"]: each["levels"] for each in model["feature_schema"]["features"]}
     assert levels["restecg"] == ["0", "1", "2"], "one of which three patients of Cleveland have"
+
+
+@pytest.mark.rabbitmq
+def test_the_schema_goes_with_each_site_to_its_own_process(vhost: VHost, tmp_path: Path) -> None:
+    options = ["--data", ORIGINAL, "--schema", ORIGINAL / "schema.toml", "--strategy", "newton", "--min-cell", "1"]
+    embedded = trained(tmp_path / "a", *options)
+    served = trained(tmp_path / "b", *options, broker=vhost.amqp_url())
+    assert served["weights"] == embedded["weights"]
+    assert served["feature_schema"] == embedded["feature_schema"]
+    assert [name for name in estimates(served) if "(other)" in name] == [], "each level may be told"
 
 
 def test_a_site_whose_schema_differs_is_told_so_before_anything_is_trained(tmp_path: Path) -> None:

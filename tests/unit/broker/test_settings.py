@@ -161,7 +161,7 @@ class Together(Settings):
 def test_settings_that_are_wrong_together_say_so() -> None:
     with pytest.raises(SettingsError) as raised:
         Together.load(None, {"name": "h1", "seed": 13})
-    assert str(raised.value) == "the settings: together: more seeds than participants"
+    assert str(raised.value) == "the settings: more seeds than participants"
 
 
 def test_an_unknown_key_in_a_file_is_an_error_that_names_those_there_are(config: Path) -> None:

@@ -154,10 +154,10 @@ class NPZSource:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_Arrays]:
+def _opened(path: Path) -> Iterator[Arrays]:
     try:
         with path.open("rb") as file:
-            yield _Arrays.of(path, file)
+            yield Arrays.of(path, file)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     except MemoryError:
@@ -165,7 +165,7 @@ def _opened(path: Path) -> Iterator[_Arrays]:
 
 
 @contextmanager
-def _undamaged(sentence: str) -> Iterator[None]:
+def undamaged(sentence: str) -> Iterator[None]:
     """Tell of whatever goes wrong within in this ``sentence``."""
     try:
         yield
@@ -177,7 +177,7 @@ def _undamaged(sentence: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Arrays:
+class Arrays:
     """The arrays of a file, each of which is read when it is known to fit."""
 
     path: Path
@@ -185,18 +185,21 @@ class _Arrays:
     names: tuple[str, ...]
 
     @classmethod
-    def of(cls, path: Path, file: IO[bytes]) -> _Arrays:
-        with _undamaged(f"{path} is no NPZ file, or not a whole one"):
+    def of(cls, path: Path, file: IO[bytes]) -> Arrays:
+        """Return what is in ``file``; raises `DataError` where that is no NPZ file."""
+        with undamaged(f"{path} is no NPZ file, or not a whole one"):
             archive = ZipFile(file)
         members = [name for name in archive.namelist() if name.endswith(".npy")]
         return cls(path, archive, tuple(name.removesuffix(".npy") for name in members))
 
     def numbers(self, name: str, *lengths: int | str) -> Floats:
+        """Return the array called ``name``, of such a shape, as float64; raises `DataError`."""
         array = self.read(name, "numbers", *lengths)
         with np.errstate(over="ignore"):  # of a long double: what became infinite is told as such
             return np.ascontiguousarray(array, dtype=np.float64)
 
     def whole_numbers(self, name: str, *lengths: int | str) -> NDArray[np.int64]:
+        """Return the array called ``name``, of such a shape, as int64; raises `DataError`."""
         # An unsigned number from 2^63 becomes negative, and is out of range as it was.
         return self.read(name, "whole numbers", *lengths).astype(np.int64)
 
@@ -212,16 +215,16 @@ class _Arrays:
             given != length for given, length in zip(shape, lengths, strict=True) if isinstance(length, int)
         ):
             raise DataError(f"{place} has shape {_tuple(shape)} where {_tuple(lengths)} belongs")
-        _check_memory(place, math.prod(shape), dtype.itemsize)
-        with _undamaged(f"{place} is damaged"), self.archive.open(f"{name}.npy") as file:
+        check_memory(place, math.prod(shape), dtype.itemsize)
+        with undamaged(f"{place} is damaged"), self.archive.open(f"{name}.npy") as file:
             return npy.read_array(file, allow_pickle=False)
 
     def header(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
         """Return the shape and the type that the array called ``name`` claims to have."""
         if name not in self.names:
             raise DataError(f"{self.path} has no array {name!r}; its arrays are {shown(self.names)}")
-        with _undamaged(f"{self.path}, array {name!r} is damaged"), self.archive.open(f"{name}.npy") as file:
-            return _header(file)
+        with undamaged(f"{self.path}, array {name!r} is damaged"), self.archive.open(f"{name}.npy") as file:
+            return array_header(file)
 
     def check_numbers(
         self, name: str, numbers: Floats, role: Role | None = None, missing: Missing = "refuse"
@@ -239,7 +242,7 @@ class _Arrays:
         return numbers
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Return the shape and the type that an array claims to have."""
     head = BytesIO(file.read(HEADER_BYTES))
     read = npy.read_array_header_1_0 if npy.read_magic(head) == (1, 0) else npy.read_array_header_2_0
@@ -249,7 +252,7 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return shape, dtype
 
 
-def _check_memory(place: str, n_numbers: int, n_bytes: int = 8) -> None:
+def check_memory(place: str, n_numbers: int, n_bytes: int = 8) -> None:
     """Raise `DataError` if so many numbers take too much memory, as they come or as float64."""
     needed = n_numbers * max(n_bytes, 8)
     if needed > MOST_BYTES:
@@ -263,7 +266,7 @@ def _tuple(lengths: tuple[int | str, ...]) -> str:
     return f"({', '.join(map(str, lengths))}{',' if len(lengths) == 1 else ''})"
 
 
-def _table(arrays: _Arrays, columns: Columns, in_memory_bytes: int) -> Table:
+def _table(arrays: Arrays, columns: Columns, in_memory_bytes: int) -> Table:
     X = _rows(arrays, columns.missing, in_memory_bytes)
     n_rows, n_features = X.shape
     if not (n_rows and n_features):
@@ -286,7 +289,7 @@ def _table(arrays: _Arrays, columns: Columns, in_memory_bytes: int) -> Table:
     return table
 
 
-def _rows(arrays: _Arrays, missing: Missing, in_memory_bytes: int) -> Floats | CSR:
+def _rows(arrays: Arrays, missing: Missing, in_memory_bytes: int) -> Floats | CSR:
     if "X" in arrays.names:
         return arrays.check_numbers("X", arrays.numbers("X", "n", "d"), missing=missing)
     n_rows, n_features = _shape(arrays)
@@ -304,7 +307,7 @@ def _rows(arrays: _Arrays, missing: Missing, in_memory_bytes: int) -> Floats | C
     return sparse
 
 
-def _shape(arrays: _Arrays) -> tuple[int, int]:
+def _shape(arrays: Arrays) -> tuple[int, int]:
     """Return how many rows and columns the matrix has, of which nothing is read yet."""
     if "X" in arrays.names:
         shape, _ = arrays.header("X")
@@ -323,7 +326,7 @@ def _shape(arrays: _Arrays) -> tuple[int, int]:
     return n_rows, n_features
 
 
-def _sparse(arrays: _Arrays, n_rows: int, n_features: int, missing: Missing) -> CSR:
+def _sparse(arrays: Arrays, n_rows: int, n_features: int, missing: Missing) -> CSR:
     """Return the matrix of which the file has the CSR parts, once they fit together."""
     path = arrays.path
     indptr = arrays.whole_numbers("indptr", n_rows + 1)
@@ -361,7 +364,7 @@ def _check_no_cell_stands_twice(path: Path, rows: NDArray[np.int64], indices: ND
         )
 
 
-def _features(arrays: _Arrays, n_features: int) -> tuple[str, ...]:
+def _features(arrays: Arrays, n_features: int) -> tuple[str, ...]:
     if "feature_names" not in arrays.names:
         name = f"x%0{len(str(n_features - 1))}d"
         return tuple(map(name.__mod__, range(n_features)))
@@ -377,7 +380,7 @@ def _features(arrays: _Arrays, n_features: int) -> tuple[str, ...]:
     return names
 
 
-def _labels(arrays: _Arrays, columns: Columns, n_rows: int) -> Floats:
+def _labels(arrays: Arrays, columns: Columns, n_rows: int) -> Floats:
     y = arrays.numbers(columns.label, n_rows)
     unknown = ~np.isin(y, columns.classes)
     if unknown.any():
@@ -386,18 +389,18 @@ def _labels(arrays: _Arrays, columns: Columns, n_rows: int) -> Floats:
     return y
 
 
-def _optional(arrays: _Arrays, name: str | None, n_rows: int, role: Role) -> Floats | None:
+def _optional(arrays: Arrays, name: str | None, n_rows: int, role: Role) -> Floats | None:
     return None if name is None else arrays.check_numbers(name, arrays.numbers(name, n_rows), role)
 
 
-def _by_row(arrays: _Arrays, n_rows: int) -> list[str]:
+def _by_row(arrays: Arrays, n_rows: int) -> list[str]:
     """Return the names of the arrays that have a value for each row."""
     parts = {"X", "shape", "indptr", "indices", "data", "feature_names"}
     headers = {name: arrays.header(name) for name in arrays.names if name not in parts}
     return [name for name, (shape, dtype) in headers.items() if shape == (n_rows,) and dtype.kind in "biufU"]
 
 
-def _column(arrays: _Arrays, name: str, n_rows: int) -> Cells:
+def _column(arrays: Arrays, name: str, n_rows: int) -> Cells:
     if name == "is_train":
         return ["train" if is_train else "test" for is_train in arrays.read(name, "booleans", n_rows)]
     _, dtype = arrays.header(name)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmq import split
+from fedmq import split_files
 from fedmq.errors import CommandError
 from fedmq.split import Column, SplitRequest, at_random, by_value, run_split
 from participant.errors import DataError
@@ -154,7 +154,7 @@ def test_every_row_goes_to_exactly_one_site_and_none_is_empty(
 ) -> None:
     given_labels = column([str(label) for label in labels]).codes if alpha is not None else None
 
-    def made() -> split.Cut:
+    def made() -> split_files.Cut:
         return at_random(Path("t.csv"), len(labels), sites=sites, labels=given_labels, alpha=alpha, seed=seed)
 
     if len(labels) < sites:
@@ -298,7 +298,7 @@ def test_the_column_may_stand_anywhere(tmp_path: Path, at: int, rest: bytes) -> 
 
 
 def test_a_byte_order_mark_stays_and_stands_once_in_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(split, "WAITING", 1)
+    monkeypatch.setattr(split_files, "WAITING", 1)
     made = cut(tmp_path, b"\xef\xbb\xbf" + ROWS.encode(), by="ward")
     assert made["site-north.csv"] == b"\xef\xbb\xbfage,y\n63,1\n50,0\n"
 
@@ -345,7 +345,7 @@ def test_whatever_is_in_the_cells_is_in_the_sites_files(
         return "".join(",".join(row) + ending for row in quoted).encode()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(split, "WAITING", waiting)
+        patch.setattr(split_files, "WAITING", waiting)
         content = rows([("a", "ward", "b"), *cells])
         made = cut(tmp_path_factory.mktemp("cut"), content, by="ward", keep=not dropped)
     for ward in {row[1] for row in cells}:
@@ -356,20 +356,20 @@ def test_whatever_is_in_the_cells_is_in_the_sites_files(
 def test_text_that_waits_is_written_when_there_is_much_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "other").mkdir()
     made = cut(tmp_path, by="ward")
-    monkeypatch.setattr(split, "WAITING", 10)
+    monkeypatch.setattr(split_files, "WAITING", 10)
     assert cut(tmp_path / "other", by="ward") == made
 
 
 @pytest.mark.parametrize("more", ["9,north,1\n", '9,"north'], ids=["another row", "half a row"])
 def test_a_file_that_grows_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str) -> None:
-    def read(table: split.Csv, names: Sequence[str]) -> tuple[int, Mapping[str, Column]]:
+    def read(table: split_files.Csv, names: Sequence[str]) -> tuple[int, Mapping[str, Column]]:
         found = original(table, names)
         with table.source.path.open("a") as file:
             file.write(more)
         return found
 
-    original = split.Csv.read
-    monkeypatch.setattr(split.Csv, "read", read)
+    original = split_files.Csv.read
+    monkeypatch.setattr(split_files.Csv, "read", read)
     with pytest.raises(CommandError, match="has changed while it was read"):
         cut(tmp_path, by="ward")
 
@@ -423,9 +423,9 @@ def test_a_cut_that_fails_half_way_leaves_nothing_behind(
             raise error
         original(files, index, text)
 
-    original = split._Texts.add
-    monkeypatch.setattr(split._Texts, "add", add)
-    monkeypatch.setattr(split, "WAITING", 1)
+    original = split_files._Texts.add
+    monkeypatch.setattr(split_files._Texts, "add", add)
+    monkeypatch.setattr(split_files, "WAITING", 1)
     (tmp_path / "table.csv").write_text(ROWS)
     with pytest.raises((CommandError, KeyboardInterrupt)):
         cut_file(tmp_path / "table.csv", tmp_path / "a" / "sites", by="ward")
@@ -590,7 +590,7 @@ def test_a_damaged_npz_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no NPZ file, or not a whole one"):
         cut_file(tmp_path / "table.npz", tmp_path / "sites", sites=2)
     with pytest.raises(DataError, match=r"nowhere\.npz cannot be read: No such file"):
-        split.Npz(tmp_path / "nowhere.npz").columns()
+        split_files.Npz(tmp_path / "nowhere.npz").columns()
 
 
 def test_a_damaged_array_that_is_only_copied_is_told_too(tmp_path: Path) -> None:

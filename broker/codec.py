@@ -50,6 +50,7 @@ from broker.messages import (
     ReleasedModel,
     Sizes,
 )
+from broker.schema import Schema
 
 DTYPE = "<f8"
 #: In place of a dtype: texts, compressed.
@@ -173,6 +174,11 @@ def plan_hash(plan: Plan) -> str:
     """
     head = {"protocol": PROTOCOL, "schema": 1, "type": "Plan"}
     return sha256(_pack({**head, **_lean(plan)}, many=_listed)).hexdigest()
+
+
+def schema_hash(schema: Schema) -> str:
+    """Return the hash by which people compare the schemas of two sites: the first digits of that of its content."""
+    return sha256(_pack(_lean(schema))).hexdigest()[:12]
 
 
 def _lean(record: Any) -> dict[str, Plain]:

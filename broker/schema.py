@@ -28,6 +28,7 @@ to be empty (`without_columns`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
@@ -191,9 +192,10 @@ def without_columns(schema: Schema, empty: Iterable[str]) -> Schema:
 
 def _in_order(level: str) -> tuple[bool, float, str]:
     try:
-        return False, float(level), level
+        number = float(level)
     except ValueError:
-        return True, 0.0, level
+        number = math.nan
+    return (False, number, level) if math.isfinite(number) else (True, 0.0, level)  # NaN would have no place
 
 
 def unknown_levels(schema: Schema, found: Mapping[str, tuple[str, ...]]) -> str:

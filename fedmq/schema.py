@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from broker.codec import schema_hash
 from broker.schema import Feature, Schema, model_columns, with_levels
 from broker.settings import checked, read_secret
 from fedmq.errors import WRONG_INPUT, CommandError
@@ -124,6 +125,7 @@ def check(reading: Reading, schema: Schema, *, min_cell: int) -> dict[str, Any]:
     features = {feature.name: feature for feature in schema.features}
     return {
         "format": FORMAT,
+        "schema": schema_hash(schema),
         "accepted": table is not None,
         "place": source.place,
         "refused": refused or found.ended,
@@ -211,6 +213,7 @@ def _print(out: Console, report: Mapping[str, Any]) -> None:
     rows = report["rows"]
     verdict = "would be accepted" if report["accepted"] else "would be refused"
     _say(out, f"{report['place']} {verdict}: {rows['train']} training rows, {rows['test']} test rows")
+    _say(out, f"schema {report['schema']}: every site must have the same")
     if report["refused"]:
         _say(out, report["refused"])
     for name in report["absent"]:

@@ -39,6 +39,7 @@ from broker.messages import (
     Plan,
     Scores,
 )
+from broker.schema import Schema
 
 FEATURES = ("age", "sex")
 WORK = LocalWork("gradient-descent", 1, None, None)
@@ -101,11 +102,16 @@ class Story:
         name: str,
         *,
         incarnation: str = "i1",
-        features: tuple[str, ...] = FEATURES,
+        features: tuple[str, ...] | None = None,
         n_rows: int = 10,
         n_test_rows: int = 0,
+        feature_schema: Schema | None = None,
         **other: Any,
     ) -> Self:
+        """Let ``name`` say hello; with a ``feature_schema`` its features are the schema's."""
+        if features is None:
+            features = FEATURES if feature_schema is None else feature_schema.names
+        other["feature_schema"] = feature_schema
         hello = Hello("heart", name, incarnation, features, n_rows, n_test_rows, **other)
         return self.happens(HelloArrived(hello, self.now))
 
@@ -122,13 +128,12 @@ class Story:
     def update(self, name: str, values: Array | float = 1.0, **other: Any) -> ModelUpdate:
         """Return the next update of ``name``, as the strategy wants it."""
         kind = self.rules.strategy.kind
-        length = len(FEATURES) + 1
-        array = np.full(length, values) if isinstance(values, float) else values
+        array = np.full(self.width + 1, values) if isinstance(values, float) else values
         return self._update(name, {"kind": kind, "arrays": {kind: array}, **other})
 
     def moments(self, name: str, **other: Any) -> ModelUpdate:
         """Return the moments of ``name``: its ten rows have mean 1 and variance 4 in every column."""
-        d = len(FEATURES)
+        d = self.width
         arrays = {"mean": np.ones(d), "m2": np.full(d, 40.0)}
         return self._update(name, {"kind": "moments", "arrays": arrays, **other})
 
@@ -167,9 +172,12 @@ class Story:
             self.arrives(self.update(name, **other))
         return self
 
-    def reports_moments(self, *names: str) -> Self:
+    def reports_moments(self, *names: str, **arrays: Array) -> Self:
+        """Let each of ``names`` send its moments, ``arrays`` in place of what all have."""
         for name in names:
-            self.arrives(self.moments(name))
+            update = self.moments(name)
+            update.arrays.update(arrays)
+            self.arrives(update)
         return self
 
     def evaluates(self, *names: str, **other: Any) -> Self:
@@ -209,6 +217,11 @@ class Story:
     @property
     def version(self) -> int:
         return self.state.progress.version
+
+    @property
+    def width(self) -> int:
+        """The number of the model's columns; before there is a plan, of those that sites have by default."""
+        return len(FEATURES if self.state.plan is None else self.state.plan.features)
 
     @property
     def weights(self) -> list[float]:

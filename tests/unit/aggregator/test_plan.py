@@ -8,6 +8,7 @@ import pytest
 from unit.aggregator.story import Story, rules
 
 from aggregator.plan import (
+    WIDEST_CENTRED,
     chosen_l2,
     enrol,
     first_plan,
@@ -19,10 +20,12 @@ from aggregator.plan import (
     penalty_scale,
     pooled_moments,
     rescaling,
+    without_empty,
 )
 from aggregator.state import WIDEST_HESSIAN, Member, State
 from aggregator.strategies import make_strategy
 from broker.messages import Hello, Plan, Sizes
+from broker.schema import Feature, Label, Schema, with_levels
 from logistic.moments import Moments
 
 
@@ -56,6 +59,62 @@ def test_columns_in_another_order_fit() -> None:
 def test_what_is_missing_and_what_is_unknown_is_named() -> None:
     assert why_not(("a",), ("a", "b")) == "its columns are not the plan's (missing: b)"
     assert why_not(("a", "c"), ("a",)) == "its columns are not the plan's (unknown: c)"
+
+
+WARD = Feature("ward", "categorical")
+TABLE = Schema((Feature("age", unit="years", missing="mean"), WARD), Label("died"))
+FOUND = with_levels(TABLE, [{"ward": ("A", "B")}])
+
+
+def of_table(
+    name: str = "a", schema: Schema | None = TABLE, levels: tuple[str, ...] = ("A", "B"), **other: Any
+) -> Hello:
+    """Return the hello of a site with a table under ``schema``, in which it has ``levels`` of ward."""
+    return Hello(
+        "heart",
+        name,
+        "i1",
+        TABLE.names,
+        10,
+        0,
+        feature_schema=schema,
+        levels={"ward": levels} if schema else {},
+        **other,
+    )
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "words"),
+    [
+        (of_table(), FOUND, ""),
+        (of_table(levels=("B", "(other)")), FOUND, ""),
+        (of_table(), None, "it has a schema, and the plan has none: start every site with the schema's file"),
+        (
+            of_table(schema=None),
+            FOUND,
+            "it has no schema, and the plan has one: start it with the schema's file",
+        ),
+        (
+            of_table(schema=replace(TABLE, features=(Feature("age", unit="months", missing="mean"), WARD))),
+            FOUND,
+            (
+                "its schema is not the plan's: feature age: its unit is months, the plan's years; "
+                "give every site the same file"
+            ),
+        ),
+        (
+            of_table(levels=("A", "C")),
+            FOUND,
+            (
+                "its column ward has levels that no site had when they were merged; "
+                "declare all levels in the schema, and begin anew"
+            ),
+        ),
+        (of_table(classes=(0, 1, 2)), FOUND, "its classes are 0, 1, 2, the plan's 0, 1"),
+    ],
+)
+def test_a_table_fits_whose_schema_is_the_plans(theirs: Hello, ours: Schema | None, words: str) -> None:
+    assert mismatch(theirs, replace(plan(), feature_schema=ours)) == words
 
 
 def test_of_many_columns_that_do_not_fit_the_first_five_are_named() -> None:
@@ -261,6 +320,96 @@ def test_missing_cells_are_filled_with_the_pooled_means_also_where_nothing_else_
 def test_moments_are_asked_for_only_where_something_follows_from_them(needs: dict[str, Any]) -> None:
     planned = replace(plan(), missing=needs.get("missing", "refuse"))
     assert rules("a", **needs).need_moments(planned) == bool(needs)
+
+
+# --- tables under a schema ------------------------------------------------------------------
+
+
+def first_plan_of(*hellos: Hello) -> tuple[Plan, dict[str, str]]:
+    """Return the first plan, and why who does not fit it is barred."""
+    enrolled = [replace(member(each.participant), hello=each) for each in hellos]
+    made, members = first_plan(rules(*(each.participant for each in hellos)), enrolled)
+    assert all(each.hello is None for each in members.values()), "it is kept no longer than it is needed"
+    return made, {name: each.barred for name, each in members.items()}
+
+
+def test_the_plan_has_the_levels_of_all_sites_and_the_columns_that_follow() -> None:
+    made, barred = first_plan_of(of_table("a", levels=("C", "A")), of_table("b", levels=("B", "(other)")))
+    assert made.features == ("age", "ward=B", "ward=C", "ward=(other)")
+    assert made.feature_schema == with_levels(TABLE, [{"ward": ("A", "B", "C", "(other)")}])
+    assert made.sizes.parameters == 5
+    assert barred == {"a": "", "b": ""}
+
+
+def test_levels_of_a_site_with_another_schema_do_not_count() -> None:
+    other = replace(TABLE, label=Label("days"))
+    made, barred = first_plan_of(of_table("a"), of_table("b", other, ("Z",)), of_table("c", None), of_table("d"))
+    assert made.features == ("age", "ward=B")
+    assert barred == {
+        "a": "",
+        "b": "its schema is not the plan's: its label is another one; give every site the same file",
+        "c": "it has no schema, and the plan has one: start it with the schema's file",
+        "d": "",
+    }
+
+
+@pytest.mark.parametrize(("rule", "missing"), [("refuse", "refuse"), ("mean", "mean"), ("indicator", "mean")])
+def test_what_becomes_of_missing_cells_is_what_the_schema_says(rule: Any, missing: str) -> None:
+    schema = replace(TABLE, features=(Feature("age", missing=rule), WARD))
+    made, _ = first_plan_of(of_table(schema=schema))
+    assert made.missing == missing
+
+
+def of_three(a: Moments, b: Moments) -> tuple[Plan, dict[str, Moments]]:
+    """Return what is left where the sites have an age, the ward B, and maybe other wards."""
+    made, _ = first_plan_of(of_table(levels=("A", "B", "(other)")))
+    return without_empty(made, {"b": b, "a": a})
+
+
+def moments_of(*rows: tuple[float, float, float]) -> Moments:
+    return Moments.of(np.array(rows), allow_missing=True)
+
+
+NONE_ARE_RARE = moments_of((50.0, 0.0, 0.0), (61.0, 1.0, 0.0))
+
+
+def test_a_column_of_rare_levels_that_no_row_has_is_left_out_with_its_moments() -> None:
+    gaps = moments_of((np.nan, 1.0, 0.0), (70.0, 1.0, 0.0))
+    made, moments = of_three(NONE_ARE_RARE, gaps)
+    assert (made.features, made.feature_schema) == (("age", "ward=B"), FOUND)
+    np.testing.assert_array_equal(moments["a"].mean, [55.5, 0.5])
+    np.testing.assert_array_equal(moments["a"].m2, NONE_ARE_RARE.m2[:2])
+    assert moments["a"].observed is None
+    np.testing.assert_array_equal(moments["b"].n_observed, [1.0, 2.0])
+
+
+def test_one_that_some_row_has_stays_with_the_moments_as_they_are() -> None:
+    everywhere, rare = moments_of((50.0, 0.0, 1.0)), moments_of((50.0, 0.0, 1.0), (50.0, 0.0, 0.0))
+    for has_one in (everywhere, rare):
+        made, moments = of_three(NONE_ARE_RARE, has_one)
+        assert made.features == ("age", "ward=B", "ward=(other)")
+        np.testing.assert_array_equal(moments["b"].mean, has_one.mean)
+
+
+def test_other_empty_columns_stay() -> None:
+    """A level that a site tells has rows, or had some; the plan has a place for it."""
+    made, _ = of_three(moments_of((0.0, 0.0, 1.0)), moments_of((0.0, 0.0, 0.0)))
+    assert made.features == ("age", "ward=B", "ward=(other)")
+
+
+def test_without_a_schema_nothing_is_left_out() -> None:
+    without, zeros = plan(), {"a": Moments.zero(2)}
+    assert without_empty(without, zeros) == (without, zeros)
+
+
+def test_of_very_many_columns_the_means_do_not_travel() -> None:
+    for width, centred in ((WIDEST_CENTRED, True), (WIDEST_CENTRED + 1, False)):
+        wide_plan = replace(plan(), features=tuple(map(str, range(width))))
+        moments = {"a": Moments(4.0, np.full(width, 3.0), np.full(width, 16.0))}
+        frame = frozen_plan(wide_plan, rules("a", standardise=True), moments).frame
+        assert frame is not None
+        assert (frame.mean is not None) == centred
+        assert set(frame.scale) == {2.0}
 
 
 # --- the penalty in the frame that was frozen first -------------------------------------------

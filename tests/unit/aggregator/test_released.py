@@ -266,3 +266,30 @@ def test_it_says_how_the_columns_follow_from_a_table_and_what_stands_for_missing
     plan = replace(story.state.plan, feature_schema=schema, fill=np.array([47.5, 0.0]))
     model = release(replace(story.state, plan=plan))
     assert (model.feature_schema, model.fill) == (schema, (47.5, 0.0))
+
+
+def with_other_units(state: State, features: tuple[str, ...]) -> State:
+    """Return ``state`` of so many columns, of which site a has all but the last in a unit of ten times the numbers."""
+    assert state.plan is not None
+    d = len(features)
+    by = np.append(np.full(d - 1, 10.0), 1.0)
+    moments = {
+        name: Moments(30.0, np.full(d, 20.0) * factor, 30.0 * np.full(d, 16.0) * factor**2)
+        for name, factor in (("a", by), ("b", np.ones(d)), ("c", np.ones(d)))
+    }
+    members = {**state.members, "c": replace(state.members["b"], name="c")}
+    plan = replace(state.plan, features=features, frame=None)
+    return replace(state, plan=plan, moments=moments, members=members, weights=np.zeros(d + 1))
+
+
+def test_it_says_of_which_columns_the_unit_is_doubted_and_where(story: Story) -> None:
+    (note, absence) = release(with_other_units(story.state, ("chol", "age"))).notes[::-1]
+    assert note == "chol at a is 10 times that of the other sites, mean and spread alike: is it in another unit?"
+    assert absence == "gone before the end, and not counted in scores and standard errors: c"
+
+
+@pytest.mark.parametrize(("doubted", "more"), [(5, []), (7, ["and 2 columns more"])])
+def test_of_many_doubted_columns_the_first_five_are_noted(story: Story, doubted: int, more: list[str]) -> None:
+    notes = release(with_other_units(story.state, tuple(f"x{j}" for j in range(doubted + 1)))).notes
+    assert [note.split(" at a is ")[0] for note in notes[1:6]] == [f"x{j}" for j in range(5)]
+    assert list(notes[6:]) == more

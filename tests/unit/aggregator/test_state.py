@@ -12,6 +12,7 @@ from aggregator.strategies import StrategyState, make_strategy
 from broker import codec
 from broker.errors import MalformedMessage
 from broker.messages import Information
+from broker.schema import Feature, Label, Schema
 
 INFORMATION = Information(np.ones(3), np.arange(6.0), None, has_offset=True)
 
@@ -134,6 +135,17 @@ def test_moments_are_asked_of_who_has_sent_none_and_takes_part_while_they_can_st
     evicted = replace(story.state.members["b"], evicted=True)
     assert not replace(story.state, members={**story.state.members, "b": evicted}).needs_moments_of("b")
     assert not Story(rules("a")).hello("a").state.needs_moments_of("a"), "where nothing follows from them"
+
+
+def test_moments_are_asked_for_where_a_column_of_rare_levels_may_be_empty() -> None:
+    schema = Schema((Feature("age"), Feature("ward", "categorical")), Label("died"))
+    rare = Story(rules("a", "b", start_with=1)).hello("a", feature_schema=schema, levels={"ward": ("A", "(other)")})
+    assert rare.state.needs_moments_of("a")
+    common = Story(rules("a")).hello("a", feature_schema=schema, levels={"ward": ("A", "B")})
+    assert not common.state.needs_moments_of("a")
+    zeros = np.zeros(2)
+    rare.reports_moments("a", mean=zeros, m2=zeros).hello("b", feature_schema=schema, levels={"ward": ("A",)})
+    assert not rare.state.needs_moments_of("b"), "once it is left out nothing follows from them"
 
 
 def test_the_strategy_is_the_one_for_the_width_that_the_plan_has() -> None:

@@ -319,9 +319,9 @@ def _unsuitable(rules: Rules, plan: Plan) -> str:
 def _contribution(state: State, event: ContributionArrived) -> Step:
     contribution, at = event.contribution, event.at
     verdict = admission.examine(state, contribution)
-    if verdict == "unknown-participant":
-        return state, [Reject(verdict)]
     name = contribution.participant
+    if verdict == "unknown-participant":
+        return _not_waiting(state, contribution), [Reject(verdict)]
     kind = "evaluation" if isinstance(contribution, Evaluation) else contribution.kind
     base = contribution.version if isinstance(contribution, Evaluation) else contribution.base_version
     state = _heard(state, name, at)
@@ -346,6 +346,15 @@ def _contribution(state: State, event: ContributionArrived) -> Step:
         # Of one that came late: it is asked to train now, and everybody else may be waiting for just that.
         accepted = _then((state, [*accepted[1], *_suspected(state, name)]), lambda after: _announce(after, name))
     return _then(accepted, lambda after: _go_on(after, at))
+
+
+def _not_waiting(state: State, contribution: ModelUpdate | Evaluation) -> State:
+    """Settle what a barred participant sent before it knew: barred no longer, it would wait for that for ever."""
+    member = state.members.get(contribution.participant)
+    ours = member is not None and contribution.incarnation == member.incarnation
+    if member is None or not ours or contribution.sequence <= member.received:
+        return state
+    return _refuse(state, contribution, "unknown-participant")
 
 
 def _with_quorum(state: State, at: float) -> State:

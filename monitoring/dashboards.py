@@ -302,6 +302,18 @@ def _each_participant() -> Iterator[timeseries.Panel | statetimeline.Panel]:
         .with_target(_query(f"max by (federation) (fedmq_broker_connected{{{_F}}})", "aggregator"))
         .with_target(_query(f"max by (participant) (fedmq_participant_broker_connected{{{_F}}})", "{{participant}}"))
     )
+    yield (
+        _panel(
+            statetimeline.Panel().mappings([_yes_no("refused", "as read", yes_color="red", no_color="green")]),
+            "Rows at each site",
+            "Red: a site's rows have changed and cannot be read, and the former ones stand. Its log says why "
+            "(rows_refused); they are taken as soon as they are mended.",
+            "none",
+            8,
+        )
+        .show_value(VisibilityMode.NEVER)
+        .with_target(_query(f"max by (participant) (fedmq_participant_rows_refused{{{_F}}})", "{{participant}}"))
+    )
 
 
 def _machinery() -> Iterator[timeseries.Panel]:

@@ -303,6 +303,7 @@ class ParticipantMetrics(_Metrics):
         self._zero(self._received_bytes, received_kinds)
         self._zero(self._sent_bytes, sent_kinds)
         self._zero(self._refused, refusal_reasons)
+        self.rows_refused(are_refused=False)
         self.broker_connected(connected=False)
 
     def _declare_work(self) -> None:
@@ -315,6 +316,9 @@ class ParticipantMetrics(_Metrics):
         )
         self._outbox = self._gauge(
             "fedmq_participant_outbox_waiting", "Contributions stored and not yet confirmed by the broker."
+        )
+        self._rows_refused = self._gauge(
+            "fedmq_participant_rows_refused", "1 while the rows have changed and cannot be read; the former ones stand."
         )
 
     def _declare_traffic(self) -> None:
@@ -344,6 +348,10 @@ class ParticipantMetrics(_Metrics):
     def outbox(self, n: int) -> None:
         """Set how many contributions are stored and not yet confirmed."""
         self._of(self._outbox).set(n)
+
+    def rows_refused(self, are_refused: bool) -> None:
+        """Show whether the rows as they are now cannot be used, so that former ones are."""
+        self._of(self._rows_refused).set(are_refused)
 
     def received(self, kind: str, n_bytes: int) -> None:
         """Count the body of a message that came in."""

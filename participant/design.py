@@ -73,11 +73,15 @@ class Design:
             rows /= self.scale
         return rows
 
-    def apply_sparse(self, X: CSR) -> CSR:
-        """Return the plan's columns of sparse rows ``X``; none of them has a gap."""
+    def raw_sparse(self, X: CSR) -> CSR:
+        """Return the plan's columns of sparse rows ``X``, as they came; none of them has a gap."""
         back = np.empty(len(self.picks), dtype=X.indices.dtype)
         back[self.picks] = np.arange(len(self.picks))
-        rows = X if np.array_equal(back, np.arange(len(back))) else CSR(X.indptr, back[X.indices], X.data, X.shape)
+        return X if np.array_equal(back, np.arange(len(back))) else CSR(X.indptr, back[X.indices], X.data, X.shape)
+
+    def apply_sparse(self, X: CSR) -> CSR:
+        """Return the plan's columns of sparse rows ``X``, standardised."""
+        rows = self.raw_sparse(X)
         return rows if self.scale is None or self.mean is None else rows.framed(self.mean, self.scale)
 
 

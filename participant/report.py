@@ -22,20 +22,30 @@ class Reporter:
         self._health = health
         self._log = logger("participant").bind(participant=participant)
         self._last_barred = ""
+        self._last_refused = ""
         health.not_ready("service", "it is starting")
 
-    def started(self, table: str, federation: str) -> None:
-        """The service takes messages."""
+    def started(self, table: str, federation: str, schema: str | None) -> None:
+        """The service takes messages; ``schema`` is the hash of the table's, to be compared with other sites'."""
         self._health.ready("service")
-        self._log.info("participant_started", federation=federation, table=table)
+        self._log.info("participant_started", federation=federation, table=table, schema=schema)
 
     def rows_changed(self, table: str) -> None:
         """Our rows are others; everybody is told."""
+        self._last_barred = ""
         self._log.info("rows_changed", table=table, what_next="the federation trains again with them")
 
     def rows_refused(self, error: DataError) -> None:
-        """Our rows have changed, and cannot be read as they are now."""
-        self._log.error("rows_refused", why=str(error), what_next="the rows read before stand until this is mended")
+        """Our rows have changed, and cannot be read as they are now; said once, however often somebody looks."""
+        self._metrics.rows_refused(are_refused=True)
+        if str(error) != self._last_refused:
+            self._last_refused = str(error)
+            self._log.error("rows_refused", why=str(error), what_next="the rows read before stand until this is mended")
+
+    def rows_stand(self) -> None:
+        """The rows that we have are those that there are."""
+        self._metrics.rows_refused(are_refused=False)
+        self._last_refused = ""
 
     def stopped(self) -> None:
         """The service has ended in order."""
@@ -76,7 +86,11 @@ class Reporter:
                 self._log.debug("message_ignored", reason=reason)
             case Barred(reason) if reason != self._last_barred:
                 self._last_barred = reason
-                self._log.error("participant_barred", reason=reason, what_next="correct it here and start again")
+                self._log.error(
+                    "participant_barred",
+                    reason=reason,
+                    what_next="correct it here; who does not look for new rows has to start again",
+                )
 
     def failed(self, task: str, version: int) -> None:
         """The work has no usable result, and the aggregator will be told so."""

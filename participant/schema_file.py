@@ -31,6 +31,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from broker.schema import MISSING, OTHER, Feature, Kind, Label, MissingRule, Schema, Split, model_columns
 from participant.errors import DataError
+from participant.sources.coding import is_missing, word_of
 
 #: Of a name: more is a sentence. Names travel, are logged and printed.
 LONGEST_NAME = 200
@@ -52,7 +53,7 @@ def read_schema(path: Path) -> SchemaFile:
         With the key and what is wrong with it.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -66,10 +67,13 @@ def parse_schema(document: Mapping[str, Any], place: str = "the schema") -> Sche
     """Return what a ``document`` says, which `tomllib` has read; raises `DataError`."""
     try:
         written = _Document.model_validate(document)
+        features = tuple(_feature(name, each, written.missing_values) for name, each in written.features.items())
     except ValidationError as error:
         raise DataError(f"{place}: {_first_defect(error)}") from None
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from None
     schema = Schema(
-        features=tuple(_feature(name, each, written.missing_values) for name, each in written.features.items()),
+        features=features,
         label=Label(written.label.column, dict(written.label.values), written.label.above),
         split=Split(written.split.column, written.split.key, written.split.test_share, written.split.seed),
         sample_weight=written.sample_weight,
@@ -126,6 +130,8 @@ def _feature_defect(feature: Feature) -> str:
         "levels: list two or more, or none at all to have them found": categorical and len(feature.levels) == 1,
         "levels: one stands twice": len(set(feature.levels)) != len(feature.levels),
         f"levels: {OTHER} and {MISSING} mean something else": bool({OTHER, MISSING} & set(feature.levels)),
+        "levels: one of them means that there is no value": not fills
+        and any(is_missing(level, feature.missing_values) for level in feature.levels),
         "reference: put it first among the levels": bool(feature.reference and feature.levels),
         "range: the first number is the lower one": _is_reversed(feature.low, feature.high),
         "clip: the first number is the lower one": _is_reversed(feature.clip_low, feature.clip_high),
@@ -174,8 +180,8 @@ def _first_defect(error: ValidationError) -> str:
 
 
 def _word(value: Any) -> Any:
-    """Return a level as text: people write 3 as well as "3"."""
-    return str(value).lower() if isinstance(value, bool) else str(value) if isinstance(value, int) else value
+    """Return a level as cells are read: people write 3 as well as "3" and 3.0."""
+    return word_of(value) if isinstance(value, str | int | float) else value
 
 
 def _bound(value: Any) -> Any:
@@ -207,8 +213,8 @@ class _Feature(_Part):
 
 
 class _Label(_Part):
-    column: str
-    values: dict[str, Annotated[int, Field(strict=True)]] = {}
+    column: str = Field(min_length=1)
+    values: dict[Word, Annotated[int, Field(strict=True)]] = {}
     above: float | None = None
 
 
@@ -235,7 +241,9 @@ def _feature(name: str, written: _Feature, missing_everywhere: list[str]) -> Fea
     try:
         fill = None if categorical or written.fill is None else float(written.fill)
     except ValueError:
-        raise DataError(f"features.{name}.fill: it is a number of the feature's unit") from None
+        fill = math.nan
+    if fill is not None and not math.isfinite(fill):
+        raise DataError(f"features.{name}.fill: it is a number of the feature's unit")
     return Feature(
         name=name,
         kind=written.kind,
@@ -247,16 +255,10 @@ def _feature(name: str, written: _Feature, missing_everywhere: list[str]) -> Fea
         missing=written.missing,
         missing_values=(*written.missing_values, *missing_everywhere),
         fill=fill,
-        fill_level=_fill_level(written.fill) if categorical else "",
+        fill_level=word_of(written.fill) if categorical and written.fill is not None else "",
         clip_low=written.clip[0],
         clip_high=written.clip[1],
         log1p=written.log1p,
         centre=written.centre,
         scale=written.scale,
     )
-
-
-def _fill_level(fill: float | str | None) -> str:
-    if isinstance(fill, float):
-        return str(int(fill)) if fill.is_integer() else repr(fill)
-    return fill or ""

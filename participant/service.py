@@ -29,7 +29,6 @@ from participant.keeping import Keeping
 from participant.outbox import Entry, Outbox
 from participant.released import ReleaseFolder
 from participant.report import Reporter
-from participant.sources.reading import DataChanged
 from participant.sources.table import Table
 from participant.training import NOTHING, Memory, Prepared, perform, prepare
 from participant.watched import Watched
@@ -38,6 +37,8 @@ from participant.worker import Event, Finished, ModelArrived, PlanArrived, Settl
 T = TypeVar("T")
 #: Heartbeats without any model after which hello is said again.
 UNANSWERED_BEATS = 3
+#: How often rows that change under one piece of work are read anew for it.
+MOST_READINGS = 3
 
 InThread = Callable[..., Awaitable[Any]]
 
@@ -89,6 +90,8 @@ class ParticipantService:
     _unsent: asyncio.Queue[tuple[Entry, bool]] = field(init=False, default_factory=asyncio.Queue)
     _settled: int = field(init=False, default=0)
     _at_rows: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
+    _reading: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
+    _former_plan: str = field(init=False, default="")
     _keeping: Keeping = field(init=False)
     _stop: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
@@ -119,7 +122,8 @@ class ParticipantService:
             return
         plans = await self.transport.consume(plans_queue(self.federation, self.name), prefetch=1)
         self._models = await self.transport.consume(models_queue(self.federation, self.name), prefetch=1)
-        self.reporter.started(repr(self.table), self.federation)
+        schema = self.table.schema
+        self.reporter.started(repr(self.table), self.federation, None if schema is None else codec.schema_hash(schema))
         async with asyncio.TaskGroup() as tasks:
             takers = [
                 tasks.create_task(self._introduce(), name="introduce"),
@@ -281,22 +285,28 @@ class ParticipantService:
             try:
                 if await self.in_thread(watched.have_changed):
                     await self._take_new_rows(watched)
+                else:
+                    self.reporter.rows_stand()
             except DataError as error:
                 # Whoever writes them may not be done; what we have read before is whole.
                 self.reporter.rows_refused(error)
 
     async def _take_new_rows(self, watched: Watched) -> None:
         """Read our rows anew, and tell of them if they are others; raises `DataError`."""
-        table = await self.in_thread(watched.read)
-        fingerprint = await self.in_thread(table.fingerprint, self.outbox.salt)
-        if fingerprint == self._fingerprint:
-            return
-        async with self._at_rows:  # nothing is computed of both
-            self.table = self._keeping.table = table
-            self._fingerprint = fingerprint
-            self._prepared, self._memory = None, NOTHING
-        self.reporter.rows_changed(repr(table))
-        await self._say_hello()
+        async with self._reading:  # what is read later is newer
+            table = await self.in_thread(watched.read)
+            fingerprint = await self.in_thread(table.fingerprint, self.outbox.salt)
+            async with self._at_rows:  # nothing is computed of both
+                are_others = fingerprint != self._fingerprint
+                # The same rows too: streamed ones are those of the file as it was when they were read.
+                self.table = self._keeping.table = table
+                self._fingerprint = fingerprint
+                self._prepared, self._memory = None, NOTHING
+                self._former_plan = self._state.plan_hash
+        self.reporter.rows_stand()
+        if are_others:
+            self.reporter.rows_changed(repr(table))
+            await self._say_hello()
 
     # --- work ----------------------------------------------------------------------------------
 
@@ -315,31 +325,56 @@ class ParticipantService:
     async def _result(self, work: Work) -> Entry:
         """Compute in a thread, so that heartbeats go on."""
         began = self._now()
-        try:
-            async with self._at_rows:
-                message = await self.in_thread(self._compute, work)
-        except DataChanged:
-            if self.watched is None:
-                raise
-            # Its plan is of the old rows, and will refuse it: that is how the aggregator learns that it is done.
-            await self._take_new_rows(self.watched)
-            return await self._result(work)
+        message = await self._computed(work)
         if isinstance(message, ModelUpdate):
             if work.task == "train":
                 await self._dawdle(self._now() - began)
             seconds = self._now() - began
             message = replace(message, fit_seconds=seconds)
             if message.kind == "failed":
-                self.reporter.failed(work.task, work.model.version)
+                if message.n_samples:
+                    self.reporter.failed(work.task, work.model.version)
             else:
                 self.reporter.worked(work.task, seconds)
         kind = "evaluation" if isinstance(message, Evaluation) else "update"
         return Entry(work.sequence, kind, codec.encode(message))
 
+    async def _computed(self, work: Work) -> ModelUpdate | Evaluation:
+        """Compute what ``work`` asks for, of one table from beginning to end; raises `DataError` when there is none."""
+        n_readings = 0
+        while True:
+            try:
+                async with self._at_rows:
+                    message: ModelUpdate | Evaluation = await self.in_thread(self._compute, work)
+                    return message
+            except DataError as error:
+                # Streamed rows that are being rewritten can be anything, or gone.
+                if self.watched is None or self._prepared is None:
+                    raise
+                if n_readings == MOST_READINGS:
+                    raise DataError(f"{1 + n_readings} passes over the rows failed in a row: {error}") from None
+            # Where they are others, the plan will refuse this: that is how the aggregator learns that it is done.
+            await self._mend(self.watched)
+            n_readings += 1
+
+    async def _mend(self, watched: Watched) -> None:
+        """Read our rows anew; where they cannot be used, leave whoever writes them the time until the next look."""
+        try:
+            await self._take_new_rows(watched)
+        except DataError as error:
+            self.reporter.rows_refused(error)
+            await asyncio.sleep(watched.seconds)
+
     def _compute(self, work: Work) -> ModelUpdate | Evaluation:
         if self._prepared is None or self._prepared.plan_hash != work.plan_hash:
-            self._prepared = prepare(self.table, work.plan, work.plan_hash, threads=self.threads)
-            self._memory = NOTHING
+            self._prepared, self._memory = None, NOTHING
+            try:
+                self._prepared = prepare(self.table, work.plan, work.plan_hash, threads=self.threads)
+            except DataError:
+                if work.plan_hash != self._former_plan:
+                    raise
+                # It is of the rows that we had: the aggregator has our hello, and bars us or makes another one.
+                return _nothing(work)
         message, self._memory = perform(work, self._prepared, self._memory)
         return message
 
@@ -398,3 +433,20 @@ class ParticipantService:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _nothing(work: Work) -> ModelUpdate:
+    """Return the answer to ``work`` of who has no rows for it."""
+    return ModelUpdate(
+        federation=work.plan.federation,
+        participant=work.participant,
+        incarnation=work.incarnation,
+        sequence=work.sequence,
+        kind="failed",
+        base_version=work.model.version,
+        plan_hash=work.plan_hash,
+        n_samples=0.0,
+        loss=0.0,
+        fit_seconds=0.0,
+        arrays={},
+    )

@@ -52,7 +52,9 @@ class TableSettings(BaseModel):
         """Return what the schema's file says, None where there is none; raises `DataError`."""
         return None if self.feature_schema is None else read_schema(self.feature_schema)
 
-    def reading(self, data: str = "", *, query: str = "", url: str = "", watermark: str = "") -> Reading:
+    def reading(
+        self, data: str = "", *, query: str = "", url: str = "", watermark: str = "", scheduler: str = ""
+    ) -> Reading:
         """Return how to read ``data``, or what a ``query`` gives; raises `DataError`."""
         said = self.schema_file()
         delimiter = "\t" if self.delimiter == "tab" else self.delimiter
@@ -63,6 +65,7 @@ class TableSettings(BaseModel):
             query=query,
             url=url,
             watermark=watermark,
+            scheduler=scheduler,
         )
 
     def _columns(self) -> Columns:
@@ -91,6 +94,9 @@ class ParticipantSettings(TableSettings, ServiceSettings):
     )
     database_file: Path | None = Field(None, description="File that holds this URL, in place of it.")
     watermark: str = Field("", description="SQL whose answer changes when the rows in the database do.")
+    scheduler: str = Field(
+        "", description="Address of a Dask scheduler that goes over our rows, in place of this process."
+    )
     watch_seconds: float = Field(
         60.0, ge=0, description="Seconds between two looks whether our rows have changed; 0 for never."
     )
@@ -116,6 +122,8 @@ class ParticipantSettings(TableSettings, ServiceSettings):
             raise ValueError("query: give the query that the database answers with our rows")
         if self.watermark and not in_database:
             raise ValueError("watermark: it is put to a database; files tell by themselves when they change")
+        if self.scheduler and (in_database or self.query):
+            raise ValueError("scheduler: a Dask cluster reads the .parquet files that data names, without a query")
         return self
 
     def rows(self) -> Reading:
@@ -123,4 +131,4 @@ class ParticipantSettings(TableSettings, ServiceSettings):
         url = self.database.get_secret_value()
         if self.database_file is not None:
             url = read_secret(self.database_file, "the database's URL")
-        return self.reading(self.data, query=self.query, url=url, watermark=self.watermark)
+        return self.reading(self.data, query=self.query, url=url, watermark=self.watermark, scheduler=self.scheduler)

@@ -35,10 +35,12 @@ from logistic.quadratic import pack, unpack
 from logistic.ranking import count
 from logistic.separation import sides
 from logistic.sparse import CSR
+from participant.clustered import clustered_moments, clustered_problems
 from participant.curvature import Quadratic, quadratic
 from participant.design import Design, design
 from participant.errors import DataError
 from participant.local_fit import local_fit, scaffold_fit
+from participant.sources.dask import ClusteredTable
 from participant.sources.table import Streamed, Table
 from participant.streaming import StreamedRows
 from participant.worker import Work
@@ -60,12 +62,14 @@ class Prepared:
     def moments(self) -> Moments:
         """Return the moments of the plan's columns as they came, over the training rows; gaps count as gaps."""
         table, X = self.table, self.table.X
+        if isinstance(table, ClusteredTable):
+            return clustered_moments(table, self.design)
         weights = _of(table.sample_weight, table.is_train)
         if isinstance(X, Streamed):
             rows = StreamedRows(X, self.design, table.is_train, table.y[table.is_train], weights, None)
             return moments_of_blocks(rows.blocks(), n_features=rows.n_features, allow_missing=True)
         which = X.take(np.flatnonzero(table.is_train)) if isinstance(X, CSR) else X[table.is_train]
-        raw = self.design.apply_sparse(which) if isinstance(which, CSR) else self.design.raw(which)
+        raw = self.design.raw_sparse(which) if isinstance(which, CSR) else self.design.raw(which)
         return Moments.of(raw, weights, allow_missing=True)
 
 
@@ -91,6 +95,8 @@ def prepare(table: Table, plan: Plan, plan_hash: str, *, threads: int = 1) -> Pr
     if plan.feature_schema is None and table.has_missing and plan.missing != "mean":
         raise DataError("cells are missing, and the federation fills none: fill them, or let its operator allow it")
     made = design(table, plan)
+    if isinstance(table, ClusteredTable):
+        return Prepared(plan_hash, table, made, *clustered_problems(table, plan, made))
     rows = _rows(table, made)
     order = np.argsort(plan.classes)  # the first class is the one that the others are compared with: any may be
     labels = order[np.searchsorted(plan.classes, table.y, sorter=order)].astype(np.float64)

@@ -17,6 +17,9 @@ class Watched:
     reading : how they are read.
     signature : what it was when they were read last.
     seconds : between two looks; 0 for never.
+
+    Rows that were refused count as not read: the next look tries again, since not only what they are may be mended but
+    also a database that was away.
     """
 
     reading: Reading
@@ -24,10 +27,12 @@ class Watched:
     seconds: float
 
     def have_changed(self) -> bool:
-        """Whether they may have changed since they were read last, or refused; raises `DataError`."""
+        """Whether they may have changed since they were read last; raises `DataError`."""
         return bool(self.reading.signature() != self.signature)
 
     def read(self) -> Table:
-        """Return what they are now; raises `DataError`, and then not again before they change."""
-        self.signature = self.reading.signature()
-        return self.reading.table()
+        """Return what they are now; raises `DataError`."""
+        signature = self.reading.signature()  # before the rows: what changes from here on is noticed
+        table = self.reading.table()
+        self.signature = signature
+        return table

@@ -10,6 +10,8 @@ a ``.csv`` file             text, read by the standard library                  
 an ``.npz`` file            arrays of numbers, dense or sparse                       `npz`
 ``.parquet`` files, or SQL  whatever DuckDB reads, larger than memory                `duckdb` (extra)
 over files
+the same files, on a        read and kept by its workers                             `dask` (extra)
+Dask cluster
 a query of a database       whatever SQLAlchemy reaches                              `sql` (extra)
 arrays and data frames      what a notebook has                                      `arrays`
 ==========================  =======================================================  ===================
@@ -25,6 +27,7 @@ from typing import Any
 from broker.schema import Schema
 from participant.errors import DataError
 from participant.sources.csv import CSVSource, Dialect, read_csv
+from participant.sources.dask import DaskFiles
 from participant.sources.npz import read_npz
 from participant.sources.reading import Source, read
 from participant.sources.table import Columns, Missing, Table, file_signature
@@ -65,6 +68,7 @@ class Reading:
     dialect : how CSV files are written.
     query : SQL, over the files as ``data``, or of the database at ``url``.
     watermark : a query of the database whose answer changes when the rows do.
+    scheduler : the address of a Dask scheduler whose workers read ``data`` and go over the rows; empty for here.
     """
 
     what: Columns | Schema
@@ -73,9 +77,12 @@ class Reading:
     query: str = ""
     url: str = field(default="", repr=False)
     watermark: str = ""
+    scheduler: str = ""
 
     def table(self) -> Table:
         """Return the rows; raises `DataError`."""
+        if self.scheduler:
+            return self._on_cluster().table(self.what)
         source = self._source()
         if source is None:
             return _read_arrays(Path(self.data), self.what)
@@ -83,6 +90,8 @@ class Reading:
 
     def signature(self) -> Any:
         """Return what is another when the rows may have changed, None where nothing tells; raises `DataError`."""
+        if self.scheduler:
+            return self._on_cluster().signature()
         source = self._source()
         return file_signature(Path(self.data)) if source is None else source.signature()
 
@@ -93,6 +102,12 @@ class Reading:
     def source(self) -> Source:
         """Return what can be read batch by batch; raises `DataError`."""
         return self._source() or _npz(Path(self.data))
+
+    def _on_cluster(self) -> DaskFiles:
+        """Return the files as the workers see them."""
+        if self.query or self.url:
+            raise DataError("a Dask cluster goes over the rows of files as they are: leave the query and database out")
+        return DaskFiles(self.scheduler, str(Path(self.data).absolute()))
 
     def _source(self) -> Source | None:
         """Return the source; None of arrays that are taken as they are."""

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -111,13 +112,11 @@ class Coder:
     # --- features ------------------------------------------------------------------------------
 
     def _feature(self, feature: Feature, cells: Cells) -> Floats:
-        match feature.kind:
-            case "numeric":
-                return self._numeric(feature, cells)
-            case "binary":
-                return self._filled(feature, self._binary(feature, cells))
-            case "categorical":
-                return self._categorical(feature, cells)
+        if feature.kind == "numeric":
+            return self._numeric(feature, cells)
+        if feature.kind == "binary":
+            return self._filled(feature, self._binary(feature, cells))
+        return self._categorical(feature, cells)
 
     def _numeric(self, feature: Feature, cells: Cells) -> Floats:
         low = -LARGEST if feature.low is None else max(feature.low, -LARGEST)
@@ -153,7 +152,7 @@ class Coder:
                 # NaN fails the comparison.
                 if np.abs(found).max(initial=0.0) <= LARGEST and not _has_underscore(cells):
                     return found
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 pass
         return _each(cells, one)
 
@@ -307,8 +306,8 @@ def word_of(cell: Any) -> str:
         return whole[1] if whole else text
     if isinstance(cell, bool | np.bool_):
         return str(bool(cell)).lower()
-    if isinstance(cell, float | np.floating):
-        return str(int(cell)) if math.isfinite(cell) and float(cell).is_integer() else repr(float(cell))
+    if isinstance(cell, float | np.floating | Decimal):
+        return str(int(cell)) if math.isfinite(cell) and cell == int(cell) else repr(float(cell))
     return str(cell).strip()
 
 
@@ -319,7 +318,7 @@ def is_missing(cell: Any, words: Sequence[str] = ()) -> bool:
     if isinstance(cell, str):
         text = cell.strip().lower()
         return text in MISSING_WORDS or (bool(words) and (cell.strip() in words or word_of(cell) in words))
-    if isinstance(cell, float | np.floating) and math.isnan(cell):
+    if isinstance(cell, float | np.floating | Decimal) and math.isnan(cell):
         return True
     return bool(words) and word_of(cell) in words
 
@@ -361,6 +360,8 @@ def _each_different(cells: Cells, one: Callable[[Any], float]) -> Floats:
         except KeyError:
             known[cell] = one(cell)
             return known[cell]
+        except TypeError:  # it has no hash
+            raise DataError("is a list or another structure; take the one value that is meant out of it") from None
 
     return _each(cells, once)
 
@@ -376,7 +377,9 @@ def _different(cells: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
 
 def _within(cells: Cells, low: float, high: float) -> bool:
     """Whether ``cells`` is an array of numbers from ``low`` to ``high``; none of them is NaN then."""
-    return isinstance(cells, np.ndarray) and (not cells.size or bool(cells.min() >= low and cells.max() <= high))
+    return isinstance(cells, np.ndarray) and (
+        not cells.size or (float(cells.min()) >= low and float(cells.max()) <= high)
+    )
 
 
 def _has_underscore(cells: Cells) -> bool:

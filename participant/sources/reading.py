@@ -121,7 +121,8 @@ class CodedRows:
     """The rows of a source as numbers, as often as they are wanted.
 
     Labels stay in memory and features do not: each batch must be the one that it was the first time. That is seen by a
-    digest of its labels and of its first row, which tells without a signature too, and of rows in another order.
+    digest of its labels and of its first row, which tells without a signature too, and of rows in another order. Nor
+    may there be a level that was not there. ``at`` has the source's signature and the number of levels then.
     """
 
     source: Source
@@ -147,7 +148,7 @@ class CodedRows:
             digest = sha256(coded.y.tobytes() + coded.is_train.tobytes() + coded.X[:1].tobytes()).digest()
             if is_first:
                 self.digests.append(digest)
-            elif self.digests[n_batches : n_batches + 1] != [digest]:
+            elif self.digests[n_batches : n_batches + 1] != [digest] or self._n_levels != self.at[1]:
                 raise DataChanged(self._others)
             n_batches += 1
             yield coded
@@ -155,7 +156,11 @@ class CodedRows:
             raise DataChanged(self._others)
         if source.signature() != signature:
             raise DataChanged(f"{source.place} has changed while it was read; its rows are read anew")
-        self.at[:] = [signature]
+        self.at[:] = [signature, self._n_levels]
+
+    @property
+    def _n_levels(self) -> int:
+        return sum(map(len, self.coder.levels.values()))
 
     @property
     def _others(self) -> str:

@@ -183,11 +183,10 @@ class Table:
 
     def _features(self) -> tuple[Any, ...]:
         """Return what the features are made of, as arrays or bytes."""
-        if isinstance(self.X, Streamed):
-            return (self.X.digest.encode(),)
         if isinstance(self.X, CSR):
             return self.X.indptr, self.X.indices, self.X.data
-        return (self.X, repr(sorted(self.levels.items())).encode()) if self.levels else (self.X,)
+        cells = self.X.digest.encode() if isinstance(self.X, Streamed) else self.X
+        return (cells, repr(sorted(self.levels.items())).encode()) if self.levels else (cells,)
 
     def told_levels(self, min_cell: int) -> dict[str, tuple[str, ...]]:
         """Return the levels to tell of each feature whose levels are to be found: those of ``min_cell`` training rows.

@@ -72,7 +72,7 @@ class World:
 
     async def start(self, name: str, *, table: Any = None, **options: Any) -> None:
         own = ParticipantSettings(
-            federation=FEDERATION, name=name, data=self.folder, label="y", heartbeat_seconds=0.2, **options
+            federation=FEDERATION, name=name, data=str(self.folder), label="y", heartbeat_seconds=0.2, **options
         )
         outbox = Outbox(self.folder / f"{name}.sqlite", owner=name, incarnation=f"{name}-{next(self.numbers)}")
         transport = await self.broker.transport(name).__aenter__()

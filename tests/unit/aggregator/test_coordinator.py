@@ -68,6 +68,17 @@ def test_a_participant_whose_columns_do_not_fit_is_barred_with_the_reason_and_no
     assert story.trains("a").version == 1, "nobody waits for the one that is barred"
 
 
+def test_who_was_barred_with_a_contribution_on_its_way_does_not_wait_for_it_once_it_fits_again() -> None:
+    story = Story(rules("a", "b")).all_say_hello()
+    sent = story.update("b")
+    story.hello("b", features=("weight",)).arrives(replace(sent, incarnation="i0"))
+    assert story.actions == [Reject("unknown-participant")]
+    story.arrives(sent).arrives(sent)
+    assert story.actions == [Reject("unknown-participant")]
+    story.hello("b")
+    assert (story.model.roster["b"].settled, story.asked("b")) == (sent.sequence, "train")
+
+
 def test_the_federation_does_not_start_with_too_few_that_fit() -> None:
     story = Story(rules("a", "b")).hello("a").hello("b", features=("weight",))
     assert story.phase == "enrolling"

@@ -158,6 +158,9 @@ def test_what_a_participant_tells(registry: CollectorRegistry, participant: Part
     participant.received("model", 300)
     participant.sent("update", 100)
     participant.refused_message("malformed")
+    assert registry.get_sample_value("fedmq_participant_rows_refused", VA) == 0
+    participant.rows_refused(are_refused=True)
+    assert registry.get_sample_value("fedmq_participant_rows_refused", VA) == 1
     participant.broker_connected(connected=True)
     assert registry.get_sample_value("fedmq_participant_model_version", VA) == 12
     assert registry.get_sample_value("fedmq_participant_fit_seconds_sum", VA) == 0.5

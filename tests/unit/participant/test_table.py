@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from logistic.sparse import CSR
 from participant.errors import DataError
 from participant.sources import Columns, Table, read_csv, read_npz, read_table
+from participant.sources.table import Streamed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,6 +132,36 @@ def test_the_fingerprint_changes_with_names_roles_and_the_order_of_rows(changes:
 def test_the_same_numbers_in_another_role_have_another_fingerprint() -> None:
     numbers = np.array([0.5, 1.0, 2.0])
     assert table(offset=numbers).fingerprint(SALT) != table(sample_weight=numbers).fingerprint(SALT)
+
+
+LEVELS: dict[str, Any] = {"levels": {"age": ("a", "b")}}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_fingerprint_changes_with_what_a_level_is_called(streamed: bool) -> None:
+    X = Streamed((3, 2), [], "d1", np.zeros(2, dtype=np.intp)) if streamed else table().X
+    rows = table(X=X, **LEVELS)
+    assert table(X=X, **LEVELS).fingerprint(SALT) == rows.fingerprint(SALT)
+    assert table(X=X, levels={"age": ("a", "c")}).fingerprint(SALT) != rows.fingerprint(SALT)
+    assert table(X=X).fingerprint(SALT) != rows.fingerprint(SALT)
+
+
+def test_the_fingerprint_of_rows_that_are_read_anew_changes_with_their_digest() -> None:
+    one, two = (Streamed((3, 2), [], digest, np.zeros(2, dtype=np.intp)) for digest in ("d1", "d2"))
+    assert table(X=one).fingerprint(SALT) != table(X=two).fingerprint(SALT)
+
+
+def test_the_fingerprint_of_sparse_rows_changes_with_any_entry() -> None:
+    places, columns, numbers = np.array([0, 1, 2, 2]), np.array([1, 0]), np.array([5.0, 2.0])
+    others = [(places, columns[::-1].copy(), numbers), (places, columns, numbers + 1)]
+    found = {table(X=CSR(places, columns, numbers, (3, 2))).fingerprint(SALT)}
+    found |= {table(X=CSR(*parts, (3, 2))).fingerprint(SALT) for parts in others}
+    assert len(found) == 3
+
+
+def test_missing_entries_of_sparse_rows_are_counted_by_column() -> None:
+    X = CSR(np.array([0, 1, 3, 3]), np.array([1, 0, 1]), np.array([np.nan, 2.0, np.nan]), (3, 2))
+    assert table(X=X).n_missing.tolist() == [0, 2]
 
 
 # --- what is what -------------------------------------------------------------------------------------

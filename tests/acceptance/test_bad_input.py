@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -12,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import structlog
-
-from fedmq.cli import main
+from command import Ended, run_command, without_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,15 +26,6 @@ CANARY_NUMBER = "7731.7731"
 
 HEADER = "age,bmi,y\n"
 ROWS = HEADER + "63,27.5,1\n45,31,0\n50,22.25,0\n38,24,1\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a command ended, and what it said."""
-
-    code: int
-    out: str
-    err: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +44,7 @@ class Case:
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Start as a fresh process would, from the root of the repository, and leave no configured log behind."""
-    for key in list(os.environ):
-        if key.startswith("FEDMQ_"):
-            monkeypatch.delenv(key)
+    without_settings(monkeypatch)
     monkeypatch.chdir(ROOT)
     yield
     structlog.reset_defaults()
@@ -68,15 +55,7 @@ def fedmq(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     """Give the command, run in this process."""
 
     def run(*arguments: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["fedmq", *arguments])
-        try:
-            main()
-        except SystemExit as ending:
-            code = int(str(ending.code))
-        else:
-            code = 0
-        said = capsys.readouterr()
-        return Ended(code, said.out, said.err)
+        return run_command(monkeypatch, capsys, *arguments)
 
     return run
 

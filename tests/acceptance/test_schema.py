@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import duckdb
 import numpy as np
 import pytest
 import structlog
-
-from fedmq.cli import main
+from command import Ended, run_command, without_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,20 +30,10 @@ CANARY = "canary-7731"
 CANARY_NUMBER = "7731.7731"
 
 
-class Ended(NamedTuple):
-    """How a command ended, and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Start as a fresh process would, and leave no configured log behind."""
-    for key in list(os.environ):
-        if key.startswith("FEDMQ_"):
-            monkeypatch.delenv(key)
+    without_settings(monkeypatch)
     yield
     structlog.reset_defaults()
 
@@ -55,17 +43,10 @@ def fedmq(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     """Give the command, run in this process."""
 
     def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["fedmq", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as ending:
-            code = int(str(ending.code))
-        else:
-            code = 0
-        said = capsys.readouterr()
+        said = run_command(monkeypatch, capsys, *arguments)
         assert CANARY not in said.out + said.err
         assert CANARY_NUMBER not in said.out + said.err
-        return Ended(code, said.out, said.err)
+        return said
 
     return run
 
@@ -180,7 +161,7 @@ def test_a_parquet_file_and_a_query_over_it_fit_their_drafts(fedmq: Callable[...
     columns = "range AS id, range * 0.7 AS age, ['a', 'b', 'c'][range % 3 + 1] AS ward, range % 2 AS y"
     duckdb.sql(f"COPY (SELECT {columns} FROM range(100)) TO '{file}'")  # noqa: S608 - the test's own
     document = fits_its_draft(fedmq, tmp_path, file)
-    assert list(document["features"]) == ["age", "ward"]  # type: ignore[call-overload]
+    assert list(document["features"]) == ["age", "ward"]  # type: ignore[call-overload]  # TOML has no types
     (tmp_path / "schema.toml").unlink()
     document = fits_its_draft(fedmq, tmp_path, file, "--query", "SELECT age AS years, y FROM data WHERE id >= 10")
     assert document["features"] == {"years": {"unit": "", "range": [5, 100]}}

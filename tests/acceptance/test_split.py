@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
-
-from fedmq.cli import main
+from command import Ended, run_command, without_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,20 +23,10 @@ NPZ = ROOT / "tests" / "data" / "adult_workclass" / "site-state-gov.npz"
 EXACT = ("--l2", "0.001")
 
 
-class Ended(NamedTuple):
-    """How a command ended, and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Start as a fresh process would, and leave no configured log behind."""
-    for key in list(os.environ):
-        if key.startswith("FEDMQ_"):
-            monkeypatch.delenv(key)
+    without_settings(monkeypatch)
     yield
     structlog.reset_defaults()
 
@@ -49,15 +36,7 @@ def fedmq(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     """Give the command, run in this process."""
 
     def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["fedmq", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as ending:
-            code = int(str(ending.code))
-        else:
-            code = 0
-        said = capsys.readouterr()
-        return Ended(code, said.out, said.err)
+        return run_command(monkeypatch, capsys, *arguments)
 
     return run
 

@@ -112,9 +112,9 @@ def test_a_lost_scheduler_is_told_in_one_sentence(cluster: LocalCluster, files: 
     rows = table(files, cluster)
     address = cluster.scheduler_address
     cluster.close()
-    for call in (rows.cluster.result, lambda _: table(files, cluster)):  # type: ignore[attr-defined]
+    for call in (rows.cluster.result, lambda _: table(files, cluster)):  # type: ignore[attr-defined]  # a clustered one
         with pytest.raises(DataError) as raised:
-            call(rows.partitions[0])  # type: ignore[attr-defined]
+            call(rows.partitions[0])  # type: ignore[attr-defined]  # the same
         assert str(raised.value).startswith("the Dask ")
         assert address in str(raised.value)
         assert "\n" not in str(raised.value)

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from broker import codec
 from broker.errors import ForgedMessage, MalformedMessage, NotDeclared, RemoteMessageError, TransportError
+from broker.failpoints import Reached, nothing
 from broker.messages import Evaluation, GlobalModel, Goodbye, Heartbeat, Hello, ModelUpdate, Plan
 from broker.retry import RESEND, publish_until_confirmed
 from broker.topology import UPDATES, models_queue, participant_topology, plans_queue, routing_key
@@ -60,6 +61,7 @@ class ParticipantService:
     min_cell : training rows that have a level before the others are told of it.
     threads : how many go over our rows at a time.
     watched : where our rows come from, to notice when they change; None where they do not.
+    reached : told of the places of `broker.failpoints` as they are come by.
     """
 
     federation: str
@@ -81,6 +83,7 @@ class ParticipantService:
     watched: Watched | None = None
     rng: Random = field(default_factory=Random)
     in_thread: InThread = asyncio.to_thread
+    reached: Reached = nothing
     _state: WorkerState = field(init=False)
     _fingerprint: str = field(init=False, default="")
     _models: Consumer = field(init=False)
@@ -228,10 +231,12 @@ class ParticipantService:
             if message is None:
                 continue
             self.reporter.took_model(message.version)
+            self.reached("model-taken")
             # Before the acknowledgement: it would let the next model come while we work.
             await self._advance(ModelArrived(message))
             await self._keeping.keep(self._state)
             await delivery.ack()
+            self.reached("model-acknowledged")
             self._keeping.proceed()
 
     def _release_is_kept(self) -> None:
@@ -314,7 +319,9 @@ class ParticipantService:
         while True:
             work = await self._work.get()
             entry = await self._result(work)
+            self.reached("computed")
             await self.in_thread(self.outbox.put, entry)
+            self.reached("stored")
             self._unsent.put_nowait((entry, False))
             self.reporter.outbox(1)
             await self._advance(Finished())
@@ -397,6 +404,7 @@ class ParticipantService:
             if not again or self._state.in_flight == entry.sequence:
                 message_id = f"{self.name}:{self._state.incarnation}:{entry.sequence}"
                 await self._publish(self._addressed(entry.kind, entry.body, message_id), again=again)
+                self.reached("confirmed")
             self._unsent.task_done()
 
     async def _beat(self) -> None:

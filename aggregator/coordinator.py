@@ -84,7 +84,7 @@ from aggregator.plan import (
     without_empty,
 )
 from aggregator.released import release
-from aggregator.state import Answer, Member, Presence, Progress, Rules, State
+from aggregator.state import Answer, Member, Presence, Progress, Rules, State, recipe
 from aggregator.strategies import Contribution, Situation
 from broker import codec
 from broker.messages import (
@@ -128,12 +128,12 @@ def step(state: State, event: Event) -> Step:
     assert_never(event)
 
 
-def restored(state: State, at: float) -> Step:
-    """Return ``state``, fresh from the store, under a new epoch; everybody is taken to be there until silent."""
+def restored(state: State, at: float, epoch: int) -> Step:
+    """Return ``state``, fresh from the store, under a new ``epoch``; everybody is taken to be there until silent."""
     presence = {name: Presence("live", at) for name in state.members}
     state = replace(
         state,
-        progress=replace(state.progress, epoch=state.progress.epoch + 1),
+        progress=replace(state.progress, epoch=epoch),
         presence=presence,
         version_since=at,
         sweep_since=at,
@@ -501,7 +501,8 @@ def _next_version(state: State, at: float) -> Step:
     rules, progress = state.rules, state.progress
     held = state.strategy_state.held
     try:
-        finished = state.strategy.finish(state.strategy_state, _weights(state), _situation(state))
+        situation = _situation(state)
+        finished = state.strategy.finish(state.strategy_state, _weights(state), situation)
     except IndefiniteError as error:
         return state, [GiveUp(f"there is no final model: {error}", no_model=True)]
     version = progress.version + 1
@@ -530,6 +531,7 @@ def _next_version(state: State, at: float) -> Step:
         members=members,
         weights=finished.weights,
         strategy_state=finished.state,
+        recipe=recipe(version, state.strategy_state, _weights(state), situation),
         version_since=at,
         quorum_since=None,
     )

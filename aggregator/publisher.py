@@ -8,7 +8,7 @@ published falls by itself. A blocked broker blocks this, and never a delivery th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from random import Random
 
@@ -16,7 +16,7 @@ from broker.errors import TransportError
 from broker.retry import publish_until_confirmed
 from broker.transport import Outgoing, Transport
 
-OnPublished = Callable[[Outgoing], None]
+OnPublished = Callable[[Outgoing], Awaitable[None]]
 OnTrouble = Callable[[Outgoing, TransportError], None]
 
 
@@ -75,7 +75,7 @@ class Publisher:
                 await publish_until_confirmed(
                     self._transport, message, rng=self._rng, on_wait=partial(self._waits, message)
                 )
-                self._on_published(message)
+                await self._on_published(message)
         finally:
             self._sending.pop(address, None)
             if not self._sending:

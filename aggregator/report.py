@@ -49,6 +49,7 @@ class Reporter:
         """The service takes messages."""
         self._health.ready("service")
         self._metrics.phase(state.progress.phase)
+        self._metrics.serving(epoch=state.progress.epoch)
         self._log.info(
             "aggregator_started",
             federation=state.rules.federation,
@@ -60,9 +61,20 @@ class Reporter:
         )
         self.stepped(state, [], now)
 
-    def stopped(self, state: State) -> None:
+    def waits_for_its_turn(self) -> None:
+        """The service is there, and another aggregator serves as far as anybody knows."""
+        self._health.ready("service")
+        self._metrics.serving(epoch=None)
+        self._log.debug("aggregator_waits_for_its_turn")
+
+    def stood_down(self, why: str) -> None:
+        """Another aggregator serves now."""
+        self._log.warning("aggregator_stood_down", why=why, what_next="it waits for its turn")
+
+    def stopped(self) -> None:
         """The service has ended in order."""
-        self._log.info("aggregator_stopped", phase=state.progress.phase, version=state.progress.version)
+        self._metrics.serving(epoch=None)
+        self._log.info("aggregator_stopped")
 
     def stepped(self, state: State, observed: Sequence[Observe], now: float) -> None:
         """A step was committed."""

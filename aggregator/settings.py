@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from aggregator.state import Rules
+from aggregator.store import KEPT_ROWS
 from aggregator.strategies import StrategyOptions, make_strategy
 from aggregator.strategies.fedprox import FedProx
 from broker.messages import LocalWork
@@ -97,6 +98,15 @@ class AggregatorSettings(ServiceSettings):
         None, ge=0, description="Versions; updates from older models are refused: 100; 100,000 of an exact strategy."
     )
     sweep_seconds: float = Field(60.0, gt=0, description="How long the last evaluation waits for everybody.")
+    store: SecretStr = Field(
+        SecretStr(""), description="`postgresql://user@host/database`; a file in state_dir by default."
+    )
+    store_password_file: Path | None = Field(
+        None, description="File that holds the store's password, in place of one in its URL."
+    )
+    keep_ledger: int = Field(
+        KEPT_ROWS, ge=1, description="Contributions kept in the ledger, and hashes of versions; older ones go."
+    )
     exit_after_release: bool = Field(False, description="End when the model is released.")
     out: Path | None = Field(None, description="Folder to write each released model to.")
 

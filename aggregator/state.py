@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Literal
 
-from aggregator.strategies import Contribution, Strategy, StrategyState
+import numpy as np
+
+from aggregator.strategies import Contribution, Situation, Strategy, StrategyState
 from broker import codec
 from broker.messages import Array, Evaluation, Hello, InferenceKind, LocalWork, Missing, Penalty, Phase, Plan, Task
 from broker.schema import OTHER
@@ -174,12 +177,81 @@ class Answer:
     arrays: dict[str, Array]
 
 
+#: Bytes of the arrays of a recipe that is kept; of a larger one every version would be written several times over.
+LARGEST_RECIPE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """A `Situation` as it is kept, and whom the strategy wanted to hear; ``version`` is what was made then."""
+
+    version: int
+    l2: float
+    l1: float
+    n_outputs: int
+    received: tuple[str, ...]
+    live: tuple[str, ...]
+    wanted: tuple[str, ...] | None
+    penalty_scale: Array | None
+    learning_rate: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recipe:
+    """What the newest version was made of: anybody can make it again, and compare."""
+
+    surroundings: Surroundings
+    weights: Array
+    held: Mapping[str, Contribution]
+    shared: Mapping[str, Array]
+
+    @property
+    def strategy_state(self) -> StrategyState:
+        """The strategy's state as it was before it finished."""
+        wanted = self.surroundings.wanted
+        return StrategyState(dict(self.held), dict(self.shared), None if wanted is None else frozenset(wanted))
+
+    @property
+    def situation(self) -> Situation:
+        """What the strategy was told besides."""
+        s = self.surroundings
+        return Situation(
+            l2=s.l2,
+            received=frozenset(s.received),
+            live=frozenset(s.live),
+            l1=s.l1,
+            n_outputs=s.n_outputs,
+            penalty_scale=s.penalty_scale,
+            learning_rate=s.learning_rate,
+        )
+
+
+def recipe(version: int, strategy_state: StrategyState, weights: Array, situation: Situation) -> Recipe | None:
+    """Return of what ``version`` is made; None where it is larger than `LARGEST_RECIPE`."""
+    held, shared, wanted = strategy_state.held, strategy_state.shared, strategy_state.wanted
+    arrays = [weights, *shared.values(), *(array for each in held.values() for array in each.arrays.values())]
+    if sum(array.nbytes for array in arrays) > LARGEST_RECIPE:
+        return None
+    surroundings = Surroundings(
+        version=version,
+        l2=situation.l2,
+        l1=situation.l1,
+        n_outputs=situation.n_outputs,
+        received=tuple(sorted(situation.received or ())),
+        live=tuple(sorted(situation.live)),
+        wanted=None if wanted is None else tuple(sorted(wanted)),
+        penalty_scale=situation.penalty_scale,
+        learning_rate=situation.learning_rate,
+    )
+    return Recipe(surroundings, weights, held, shared)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
     """All of it. Times are those of the events, in seconds on a clock that never goes back.
 
     ``question`` is what the stage that is on asks about, ``answers`` what has come, ``found`` what is known from the
-    stages before.
+    stages before. ``recipe`` is what the newest version was made of, where that is kept.
     """
 
     rules: Rules
@@ -194,6 +266,7 @@ class State:
     question: Mapping[str, Array] = field(default_factory=dict)
     answers: Mapping[str, Answer] = field(default_factory=dict)
     found: Mapping[str, Array] = field(default_factory=dict)
+    recipe: Recipe | None = None
     presence: Mapping[str, Presence] = field(default_factory=dict)
     version_since: float = 0.0
     quorum_since: float | None = None
@@ -248,6 +321,8 @@ _MAPPINGS: dict[str, type[Any]] = {
     "question": Vector,
     "answer": Answer,
     "found": Vector,
+    "recipe-held": Contribution,
+    "recipe-shared": Vector,
 }
 
 
@@ -268,6 +343,9 @@ def cells(state: State) -> dict[str, Any]:
         "answer": state.answers,
         "found": state.found,
     }
+    if state.recipe is not None:
+        found |= {"recipe": state.recipe.surroundings, "recipe-weights": state.recipe.weights}
+        many |= {"recipe-held": state.recipe.held, "recipe-shared": state.recipe.shared}
     for kind, values in many.items():
         found.update({f"{kind}/{name}": value for name, value in values.items()})
     return found
@@ -278,6 +356,11 @@ def changes(before: State, after: State) -> dict[str, Any]:
     old, new = cells(before), cells(after)
     gone: dict[str, Any] = dict.fromkeys(old.keys() - new.keys())
     return gone | {key: value for key, value in new.items() if old.get(key) is not value}
+
+
+def weights_hash(weights: Array) -> str:
+    """Return the hash by which a version is known."""
+    return sha256(np.ascontiguousarray(weights).data).hexdigest()
 
 
 def pack_cell(value: Any) -> bytes:
@@ -294,6 +377,11 @@ def from_cells(rules: Rules, packed: Mapping[str, bytes]) -> State:
             value = codec.unpack(_MAPPINGS[kind], body)
             many[kind][name] = value.values if isinstance(value, Vector) else value
     plan = codec.unpack(Plan, packed["plan"]) if "plan" in packed else None
+    made_of = None
+    if "recipe" in packed:
+        surroundings = codec.unpack(Surroundings, packed["recipe"])
+        weights = codec.unpack(Vector, packed["recipe-weights"]).values
+        made_of = Recipe(surroundings, weights, many["recipe-held"], many["recipe-shared"])
     return State(
         rules=rules,
         # The first commits of a federation, while it enrols, do not change it: it is in none of them.
@@ -308,4 +396,5 @@ def from_cells(rules: Rules, packed: Mapping[str, bytes]) -> State:
         question=many["question"],
         answers=many["answer"],
         found=many["found"],
+        recipe=made_of,
     )

@@ -19,6 +19,7 @@ What is promised is in the tests' names; where something is promised only by som
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -430,6 +431,49 @@ class StoreContract:
         with pytest.raises(FencedError):
             old.commit(Commit(1, {"by": b"old again"}))
         assert old.cells() == new.cells() == {"by": b"new"}
+        old.close()
+        new.close()
+
+    def test_who_takes_over_gets_the_next_epoch_and_the_one_before_commits_nothing_more(self, store: Store) -> None:
+        assert store.take_over() == 1
+        store.commit(Commit(1, {"a": b"1"}, releases=(ReleasedBody(1, 1, b"one"),)))
+        assert store.take_over() == 2
+        with pytest.raises(FencedError):
+            store.commit(Commit(1, {"a": b"old"}))
+        store.commit(Commit(2, {"a": b"2"}))
+        assert store.cells() == {"a": b"2"}
+        store.commit(Commit(7, {}))
+        assert store.take_over() == 8
+
+    def test_an_epoch_taken_is_not_given_again_when_the_store_is_opened_again(
+        self, store: Store, tmp_path: Path
+    ) -> None:
+        assert store.take_over() == 1
+        again = self.reopened(store, tmp_path)
+        assert again.take_over() == 2
+        again.close()
+
+    def test_of_several_that_take_over_at_once_each_gets_its_own_epoch(self, tmp_path: Path) -> None:
+        if not self.durable:
+            pytest.skip("this store cannot be opened twice")
+        stores = [self.open_store(tmp_path) for _ in range(4)]
+        with ThreadPoolExecutor(len(stores)) as pool:
+            takings = [pool.submit(store.take_over) for store in stores for _ in range(5)]
+        assert sorted(each.result() for each in takings) == list(range(1, 21))
+        for store in stores:
+            store.close()
+
+    def test_a_fenced_aggregator_confirms_nothing_and_nothing_happens_to_it(self, tmp_path: Path) -> None:
+        if not self.durable:
+            pytest.skip("this store cannot be opened twice")
+        old, new = self.open_store(tmp_path), self.open_store(tmp_path)
+        release = ReleasedBody(1, 1, b"one")
+        old.commit(Commit(old.take_over(), {}, releases=(release,)))
+        new.take_over()
+        old.confirm(1)
+        assert new.unconfirmed() == [release]
+        new.confirm(1)
+        assert new.unconfirmed() == []
         old.close()
         new.close()
 

@@ -5,6 +5,7 @@
                        fedmq.updates (topic)
     participant ──► <federation>.<kind>.<participant> ──► fedmq.<federation>.updates    (quorum) ──► aggregator
                        <federation>.heartbeat.*       ──► fedmq.<federation>.presence   (classic, short) ──► aggregator
+    aggregator  ──► <federation>.probe.aggregator     ──► fedmq.<federation>.updates    to the one that serves
 
                        fedmq.models (topic)
     aggregator  ──► <federation>.model.all | .<participant> ──► fedmq.<federation>.models.<participant>  (newest only)
@@ -130,6 +131,11 @@ def routing_key(federation: str, kind: str, whom: str) -> str:
     return f"{federation}.{kind}.{whom}"
 
 
+def probe_key(federation: str) -> str:
+    """Return the routing key by which an aggregator asks whether it is the one that serves."""
+    return routing_key(federation, "probe", "aggregator")
+
+
 def released_key(federation: str) -> str:
     """Return the routing key of released models."""
     return f"{federation}.released"
@@ -147,7 +153,7 @@ def aggregator_topology(federation: str, *, expires_seconds: float | None = None
                 updates_queue(federation),
                 bindings=tuple(
                     Binding(UPDATES, routing_key(federation, kind, "*"))
-                    for kind in ("hello", "update", "evaluation", "goodbye")
+                    for kind in ("hello", "update", "evaluation", "goodbye", "probe")
                 ),
                 max_bytes=MAX_WAITING_BYTES,
                 overflow="reject-publish",

@@ -16,7 +16,8 @@ What each user may do, as RabbitMQ checks it (a queue is declared with *configur
 and *read* on the exchange; topic permissions hold for the routing keys of publications and bindings):
 
 - a participant: its own two queues; send under its own name; bind the models and plans for all and for itself;
-- the aggregator: the exchanges and its own queues; send plans, models and releases of its federation, no updates;
+- the aggregator: the exchanges and its own queues; send plans, models and releases of its federation, no
+  updates, but the probes by which it learns whether it is the one that serves;
 - downstream: queues that begin with ``downstream.``, bound to released models;
 - operator: look at everything in the management pages, and read dead letters.
 
@@ -95,12 +96,12 @@ def aggregator_permissions(federation: str) -> dict[str, Any]:
     released = rf"^{re.escape(federation)}\.released$"
     return {
         "configure": any_of(*EXCHANGES, *queues),
-        "write": any_of("fedmq.models", "fedmq.released", "fedmq.dead", *queues),
+        "write": any_of("fedmq.updates", "fedmq.models", "fedmq.released", "fedmq.dead", *queues),
         "read": any_of("fedmq.updates", "fedmq.released", "fedmq.dead", *queues),
         "topics": {
             "fedmq.updates": {
-                "write": NEVER,
-                "read": keys(federation, "hello|update|evaluation|heartbeat|goodbye", r"\*"),
+                "write": keys(federation, "probe", "aggregator"),
+                "read": keys(federation, "hello|update|evaluation|heartbeat|goodbye|probe", r"\*"),
             },
             "fedmq.models": {"write": keys(federation, "model|plan", "[A-Za-z0-9_-]+"), "read": NEVER},
             "fedmq.released": {"write": released, "read": released},

@@ -182,10 +182,17 @@ def train(
 
 @cli.command(cls=SettingsCommand, settings=_aggregator_settings, short_help="Serve a federation as its aggregator.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings.")
+@click.option("--check-store", is_flag=True, help="Only check what is kept: read it all, make the last model again.")
+@click.option("--json", "as_json", is_flag=True, help="With --check-store: print the report as a document.")
 @click.pass_context
-def aggregator(context: click.Context, config: Path | None) -> None:
+def aggregator(context: click.Context, config: Path | None, check_store: bool, as_json: bool) -> None:
     """Serve a federation as its aggregator until stopped; SIGTERM ends in order."""
     settings = _aggregator_settings().load(config, context.obj or {})
+    if check_store:
+        from fedmq.check_store import run_check
+
+        run_check(settings, as_json=as_json)
+        return
     from fedmq.services import serve_aggregator
 
     _run(serve_aggregator(settings))

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from aggregator.events import Observe
 from aggregator.settings import AggregatorSettings
 from aggregator.state import State
-from aggregator.store.sqlite import SQLiteStore
+from aggregator.store.memory import MemoryStore
 from broker.memory import MemoryBroker
 from broker.messages import ReleasedModel
 from fedmq.own_models import OwnModels
@@ -54,7 +54,7 @@ async def train_embedded(
     broker = MemoryBroker()
     released: list[ReleasedModel] = []
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
-        store = stack.enter_context(closing(SQLiteStore(":memory:", settings.federation)))
+        store = stack.enter_context(closing(MemoryStore(keep_ledger=settings.keep_ledger)))
         reporter = aggregator_reporter(
             settings,
             CollectorRegistry(),

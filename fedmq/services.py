@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,7 +19,9 @@ from aggregator.report import OnRelease, OnStep
 from aggregator.report import Reporter as AggregatorReporter
 from aggregator.service import AggregatorService
 from aggregator.settings import AggregatorSettings
-from aggregator.store.sqlite import SQLiteStore
+from aggregator.store import Store
+from aggregator.store.opening import open_store
+from broker import failpoints
 from broker.rabbitmq import RabbitMQTransport
 from broker.settings import ServiceSettings
 from broker.transport import OnEvent, Transport
@@ -80,7 +83,7 @@ def participant_reporter(
 
 
 def aggregator_service(
-    settings: AggregatorSettings, transport: Transport, store: SQLiteStore, reporter: AggregatorReporter
+    settings: AggregatorSettings, transport: Transport, store: Store, reporter: AggregatorReporter
 ) -> AggregatorService:
     """Return the aggregator over an entered ``transport``."""
     return AggregatorService(
@@ -90,6 +93,7 @@ def aggregator_service(
         reporter=reporter,
         senders=settings.senders,
         exit_after_release=settings.exit_after_release,
+        heartbeat_seconds=settings.heartbeat_seconds,
         shutdown_grace_seconds=settings.shutdown_grace_seconds,
         queue_expiry_seconds=settings.queue_expiry_seconds,
     )
@@ -103,6 +107,7 @@ def participant_service(
     reporter: ParticipantReporter,
     *,
     watched: Watched | None = None,
+    reached: failpoints.Reached = failpoints.nothing,
 ) -> ParticipantService:
     """Return a participant over an entered ``transport``; without ``watched`` its rows stay what they are."""
     return ParticipantService(
@@ -123,6 +128,7 @@ def participant_service(
         min_cell=settings.min_cell,
         threads=settings.threads,
         watched=watched,
+        reached=reached,
     )
 
 
@@ -150,7 +156,7 @@ async def serve_aggregator(settings: AggregatorSettings) -> None:
     registry, health = CollectorRegistry(), Health(("broker", "service"))
     write = None if settings.out is None else partial(write_model, settings.out)
     reporter = aggregator_reporter(settings, registry, health, on_release=write)
-    store = SQLiteStore(_state_file(settings, "aggregator.sqlite"), settings.federation)
+    store = open_store(settings)
     try:
         async with _process(settings, registry, health, reporter.happened) as run:
             await run(lambda transport: aggregator_service(settings, transport, store, reporter))
@@ -161,6 +167,7 @@ async def serve_aggregator(settings: AggregatorSettings) -> None:
 async def serve_participant(settings: ParticipantSettings) -> None:
     """Be a participant until told to stop; SIGTERM drains and ends."""
     configure_logging(level=settings.log_level)
+    reached = _failpoint()
     settings = settings.model_copy(update={"out": _folder(settings.out or settings.state_dir / settings.name)})
     reading = settings.rows()
     signature = reading.signature()  # before the rows are read: what changes from here on is noticed
@@ -176,10 +183,20 @@ async def serve_participant(settings: ParticipantSettings) -> None:
         async with _process(settings, registry, health, reporter.happened) as run:
             watched = Watched(reading, signature, settings.watch_seconds)
             await run(
-                lambda transport: participant_service(settings, table, transport, outbox, reporter, watched=watched)
+                lambda transport: participant_service(
+                    settings, table, transport, outbox, reporter, watched=watched, reached=reached
+                )
             )
     finally:
         outbox.close()
+
+
+def _failpoint() -> failpoints.Reached:
+    """Return what is told where a service is: nothing, except in tests."""
+    try:
+        return failpoints.from_environment(os.environ)
+    except ValueError as error:
+        raise CommandError(str(error)) from None
 
 
 def _state_file(settings: ServiceSettings, name: str) -> Path:

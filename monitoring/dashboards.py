@@ -319,6 +319,16 @@ def _each_participant() -> Iterator[timeseries.Panel | statetimeline.Panel]:
 def _machinery() -> Iterator[timeseries.Panel]:
     yield (
         _lines(
+            "Aggregators",
+            "1 at the one that serves, 0 at those that wait for their turn. Nobody at 1 for a minute is an alert. "
+            "The term goes up by one when another one takes over, or the same is started again: it should rarely move.",
+            "none",
+        )
+        .with_target(_query(f"max by (instance) (fedmq_aggregator_serving{{{_F}}})", "serving {{instance}}"))
+        .with_target(_query(f"max by (federation) (fedmq_aggregator_epoch{{{_F}}})", "term"))
+    )
+    yield (
+        _lines(
             "Bytes at the aggregator",
             "Message bodies in and out, by kind. Level with the pace of versions; a jump without one is somebody "
             "sending again and again.",

@@ -117,6 +117,10 @@ class AggregatorMetrics(_Metrics):
         self.broker_connected(connected=False)
 
     def _declare_learning(self) -> None:
+        self._serving = self._gauge(
+            "fedmq_aggregator_serving", "1 while this aggregator serves the federation, 0 while it waits for its turn."
+        )
+        self._epoch = self._gauge("fedmq_aggregator_epoch", "Terms that aggregators have served so far, with this one.")
         self._phase = self._gauge("fedmq_phase", "1 for the current phase of the federation.", "phase")
         self._model_version = self._gauge("fedmq_model_version", "Newest published model version.")
         self._last_version = self._gauge(
@@ -251,6 +255,18 @@ class AggregatorMetrics(_Metrics):
     def outgoing(self, n: int) -> None:
         """Set how many publications are committed and not yet confirmed."""
         self._of(self._outgoing).set(n)
+
+    def serving(self, *, epoch: int | None) -> None:
+        """Set whether this aggregator serves, and in which term; one that does not tells of no state.
+
+        Else two would tell of different ones, and an alert could not know which is true.
+        """
+        self._of(self._serving).set(epoch is not None)
+        if epoch is None:
+            for known in (self._phase, self._participants, self._awaited, self._versions_behind):
+                known.clear()
+        else:
+            self._of(self._epoch).set(epoch)
 
     def released(self) -> None:
         """Count a model that went out to downstream subscribers."""

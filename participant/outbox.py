@@ -3,6 +3,8 @@
 A contribution is put here in the bytes in which it is sent: a resend is the same bytes, whatever was killed in between.
 It stays until a model's roster says that it is settled: a broker that confirmed it may still lose its disk.
 
+Each row bears a checksum: an entry that is not what was put here is never sent.
+
 The incarnation is drawn when the file is made. A participant that has lost its disk counts its contributions from 1
 again, under another incarnation, and is not mistaken for its former self.
 """
@@ -11,16 +13,18 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
+from broker.checksum import is_whole, with_checksum
 from participant.errors import OutboxError
 
-#: Of the tables below; a file with another number was written by another version of fedmq.
-LAYOUT = 1
+#: Of the tables below; a file with a higher number was written by a later version of fedmq.
+LAYOUT = 2
 
 # As in the aggregator's store: pages and cache for large vectors, and on the disk when a call returns.
 _PRAGMAS = (
@@ -32,8 +36,17 @@ _PRAGMAS = (
 )
 
 _TABLES = (
-    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS outbox (sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, body BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS outbox "
+    "(sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, body BLOB NOT NULL, checksum BLOB NOT NULL)",
+)
+
+#: What SQLite says of a file that is not what SQLite wrote.
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+_REMEDY = (
+    "start this participant with a new state folder; it counts as a new one then: what it had sent is still counted "
+    "once, and what it had not sent is computed again"
 )
 
 
@@ -56,7 +69,7 @@ class Outbox:
     Raises
     ------
     OutboxError
-        When the file cannot be opened, is no outbox of ours, or belongs to another participant.
+        When the file cannot be opened, is damaged or no outbox of ours, or belongs to another participant.
     """
 
     def __init__(self, path: Path | str, *, owner: str, incarnation: str) -> None:
@@ -73,7 +86,15 @@ class Outbox:
             raise
 
     def _prepare(self, owner: str, incarnation: str) -> None:
+        with self._transaction("cannot be opened"):
+            tables = {name for (name,) in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables and not {"meta", "outbox"} <= tables:
+                raise OutboxError(f"{self._path} is no outbox of ours: give this participant a state folder of its own")
+            (found,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise OutboxError(f"the outbox {self._path} is damaged ({str(found).splitlines()[0]}): {_REMEDY}")
         with self._transaction("cannot be opened", _PRAGMAS):
+            self._take_over_first_layout()
             for table in _TABLES:
                 self._database.execute(table)
             made = {
@@ -84,11 +105,28 @@ class Outbox:
                 "salt": token_hex(16),
             }
             for key, value in made.items():
-                self._database.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
+                self._database.execute("INSERT OR IGNORE INTO meta VALUES (?, ?, ?)", with_checksum(key, value))
         if self._meta("layout") != str(LAYOUT):
             raise OutboxError(f"the outbox {self._path} was written by another version of fedmq: use that version")
         if self._meta("owner") != owner:
             raise OutboxError(f"the outbox {self._path} belongs to another participant: give each its own state folder")
+
+    def _take_over_first_layout(self) -> None:
+        """Give the rows of a file without checksums, as layout 1 was, what they lack."""
+        columns = [row[1] for row in self._database.execute("PRAGMA table_info(meta)")]
+        if columns != ["key", "value"]:
+            return
+        meta = dict(self._database.execute("SELECT key, value FROM meta").fetchall())
+        if meta.get("layout") != "1":
+            raise OutboxError(f"the outbox {self._path} was written by another version of fedmq: use that version")
+        entries = self._database.execute("SELECT sequence, kind, body FROM outbox").fetchall()
+        for table in ("meta", "outbox"):
+            self._database.execute(f"DROP TABLE {table}")
+        for table in _TABLES:
+            self._database.execute(table)
+        rows = [with_checksum(key, value) for key, value in {**meta, "layout": str(LAYOUT)}.items()]
+        self._database.executemany("INSERT INTO meta VALUES (?, ?, ?)", rows)
+        self._database.executemany("INSERT INTO outbox VALUES (?, ?, ?, ?)", [with_checksum(*row) for row in entries])
 
     @property
     def incarnation(self) -> str:
@@ -109,8 +147,10 @@ class Outbox:
         """Keep ``entry``, durably, before it is sent; with one in flight, what came before it is settled."""
         with self._transaction("could not be written"):
             self._database.execute("DELETE FROM outbox WHERE sequence < ?", (entry.sequence,))
-            self._database.execute("INSERT INTO outbox VALUES (?, ?, ?)", (entry.sequence, entry.kind, entry.body))
-            self._database.execute("UPDATE meta SET value = ? WHERE key = 'last'", (str(entry.sequence),))
+            row = with_checksum(entry.sequence, entry.kind, entry.body)
+            self._database.execute("INSERT INTO outbox VALUES (?, ?, ?, ?)", row)
+            last = with_checksum("last", str(entry.sequence))
+            self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", last)
 
     def settle(self, sequence: int) -> None:
         """Forget what has a number up to ``sequence``."""
@@ -120,8 +160,9 @@ class Outbox:
     def entries(self) -> list[Entry]:
         """Return what is not settled, oldest first."""
         with self._transaction("could not be read"):
-            rows = self._database.execute("SELECT sequence, kind, body FROM outbox ORDER BY sequence").fetchall()
-        return [Entry(*row) for row in rows]
+            query = "SELECT sequence, kind, body, checksum FROM outbox ORDER BY sequence"
+            rows = self._database.execute(query).fetchall()
+        return [Entry(*self._whole(row)) for row in rows]
 
     def close(self) -> None:
         """Let go of the file."""
@@ -130,8 +171,14 @@ class Outbox:
 
     def _meta(self, key: str) -> str:
         with self._transaction("could not be read"):
-            (value,) = self._database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return str(value)
+            row = self._database.execute("SELECT key, value, checksum FROM meta WHERE key = ?", (key,)).fetchone()
+        return str(self._whole(row)[1])
+
+    def _whole(self, row: Sequence[Any] | None) -> Sequence[Any]:
+        """Return ``row`` without its checksum; raises `OutboxError` where it is not what was written."""
+        if row is None or not is_whole(row):
+            raise OutboxError(f"the outbox {self._path} is damaged: a row is not what was written; {_REMEDY}")
+        return row[:-1]
 
     @contextmanager
     def _transaction(self, what: str, pragmas: tuple[str, ...] = ()) -> Iterator[None]:
@@ -151,6 +198,9 @@ class Outbox:
                 raise
 
     def _error(self, what: str, error: sqlite3.Error) -> OutboxError:
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is not None and code & 0xFF in _DAMAGED:  # the rest of the code says more of it
+            return OutboxError(f"the outbox {self._path} {what} ({error}): it is damaged, or no outbox; {_REMEDY}")
         return OutboxError(
             f"the outbox {self._path} {what} ({error}): check its folder, the free space and who may write"
         )

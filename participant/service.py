@@ -36,8 +36,10 @@ from participant.watched import Watched
 from participant.worker import Event, Finished, ModelArrived, PlanArrived, Settle, Work, WorkerState, step
 
 T = TypeVar("T")
-#: Heartbeats without any model after which hello is said again.
+#: Heartbeats without any model, or without its plan, after which hello is said again.
 UNANSWERED_BEATS = 3
+#: Heartbeats after which a contribution that was confirmed and is not settled is sent again; twice as many each time.
+UNSETTLED_BEATS = 4
 #: How often rows that change under one piece of work are read anew for it.
 MOST_READINGS = 3
 
@@ -92,6 +94,8 @@ class ParticipantService:
     _work: asyncio.Queue[Work] = field(init=False, default_factory=asyncio.Queue)
     _unsent: asyncio.Queue[tuple[Entry, bool]] = field(init=False, default_factory=asyncio.Queue)
     _settled: int = field(init=False, default=0)
+    _confirmed: int = field(init=False, default=0)
+    _greeting: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _at_rows: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _reading: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _former_plan: str = field(init=False, default="")
@@ -195,11 +199,18 @@ class ParticipantService:
         """Say hello on each connection, and send again what no model has settled: the broker may have lost it."""
         async for _ in self.transport.connections():
             await self._say_hello()
-            for entry in await self.in_thread(self.outbox.entries):
-                self._unsent.put_nowait((entry, True))
+            await self._send_again()
+
+    async def _send_again(self) -> None:
+        for entry in await self.in_thread(self.outbox.entries):
+            self._unsent.put_nowait((entry, True))
 
     async def _say_hello(self) -> None:
-        hello = Hello(
+        async with self._greeting:  # one that waits for its confirmation must not follow one of newer rows
+            await self._publish(self._outgoing("hello", self._hello(), f"hello:{self.rng.getrandbits(64):016x}"))
+
+    def _hello(self) -> Hello:
+        return Hello(
             federation=self.federation,
             participant=self.name,
             incarnation=self._state.incarnation,
@@ -212,7 +223,6 @@ class ParticipantService:
             feature_schema=self.table.schema,
             levels=self.table.told_levels(self.min_cell),
         )
-        await self._publish(self._outgoing("hello", hello, f"hello:{self.rng.getrandbits(64):016x}"))
 
     async def _take_plans(self, plans: Consumer) -> None:
         while True:
@@ -405,16 +415,25 @@ class ParticipantService:
                 message_id = f"{self.name}:{self._state.incarnation}:{entry.sequence}"
                 await self._publish(self._addressed(entry.kind, entry.body, message_id), again=again)
                 self.reached("confirmed")
+                self._confirmed = entry.sequence
             self._unsent.task_done()
 
     async def _beat(self) -> None:
-        unanswered = 0
+        unanswered, unsettled, patience = 0, 0, UNSETTLED_BEATS
         while True:
-            unanswered = 0 if self._state.model is not None else unanswered + 1
+            unanswered = 0 if self._state.has_plan else unanswered + 1
             if unanswered > UNANSWERED_BEATS:
                 self.reporter.no_model_yet()
                 await self._say_hello()
                 unanswered = 0
+            # The broker may have lost what it confirmed, and we are none the wiser: a queue can be deleted.
+            if self._confirmed != self._state.in_flight:
+                unsettled, patience = 0, UNSETTLED_BEATS
+            elif unsettled == patience:
+                await self._send_again()
+                unsettled, patience = 0, 2 * patience
+            else:
+                unsettled += 1
             heartbeat = Heartbeat(
                 self.federation, self.name, self._state.incarnation, self._state.activity, self._state.bulletin
             )

@@ -70,6 +70,11 @@ class WorkerState:
         return "idle" if self.in_flight is None else "awaiting"
 
     @property
+    def has_plan(self) -> bool:
+        """Whether there is a model, and the plan it belongs to: they come by queues of their own."""
+        return self.model is not None and self.model.plan_hash == self.plan_hash
+
+    @property
     def bulletin(self) -> int:
         """The newest seen."""
         return 0 if self.model is None else self.model.bulletin

@@ -1,19 +1,22 @@
-"""The store in one SQLite file, or in memory for a federation that need not outlive its process."""
+"""The store in one SQLite file, or in SQLite's memory."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from secrets import token_hex
+from typing import Any, TypeVar
 
-from aggregator.errors import FencedError, StoreError
-from aggregator.store import Commit, LedgerEntry, ReleasedBody
+from aggregator.errors import StoreError
+from aggregator.store import KEPT_ROWS
+from aggregator.store.sql import SQLStore
+from broker.checksum import with_checksum
 
-#: Of the tables below; a file with another number was written by another version of fedmq.
-LAYOUT = 1
+T = TypeVar("T")
 
 # 32 KiB pages: with SQLite's 4 KiB an 8 MiB vector takes nearly twice as long to write.
 _PRAGMAS = (
@@ -28,176 +31,214 @@ _PRAGMAS = (
     "PRAGMA cache_size = -65536",
 )
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS cells (key TEXT PRIMARY KEY, body BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS ledger (
-    update_id TEXT PRIMARY KEY,
-    participant TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    base_version INTEGER NOT NULL,
-    version INTEGER NOT NULL,
-    verdict TEXT NOT NULL,
-    digest TEXT NOT NULL,
-    included_in INTEGER,
-    weight REAL
-);
-CREATE TABLE IF NOT EXISTS versions (version INTEGER PRIMARY KEY, hash TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS releases (
-    version INTEGER PRIMARY KEY,
-    epoch INTEGER NOT NULL,
-    body BLOB NOT NULL,
-    confirmed INTEGER NOT NULL
-);
-"""
+_IN_MEMORY = ":memory:"
+
+_BACKUP = (
+    "restore the newest backup of it, and start every participant again (docs/operations.md); without a backup the "
+    "federation begins anew with an empty state folder"
+)
+
+#: What SQLite says of a file that is not what SQLite wrote.
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-class SQLiteStore:
+class SQLiteStore(SQLStore):
     """A store in the file at ``path``; ``:memory:`` keeps it with the process.
+
+    Parameters
+    ----------
+    keep_ledger : so many rows of the ledger stay, and hashes of versions.
+    read_only : for who only looks: nothing is made, changed or brought up to date.
 
     Raises
     ------
     StoreError
-        When the file cannot be opened, is no store of ours, or belongs to another federation.
+        When the file cannot be opened, is damaged or no store of ours, or belongs to another federation.
     """
 
-    def __init__(self, path: Path | str, federation: str) -> None:
-        self._path = str(path)
+    _types = {"bytes": "BLOB", "position": "INTEGER PRIMARY KEY"}  # noqa: RUF012 - as the base class declares it
+    _remedy = _BACKUP
+
+    def __init__(
+        self, path: Path | str, federation: str, *, keep_ledger: int = KEPT_ROWS, read_only: bool = False
+    ) -> None:
+        super().__init__(federation, keep_ledger=keep_ledger)
+        self.place = str(path)
         # Commits come from a pool's threads, one at a time under this lock.
         self._lock = threading.Lock()
+        if self.place != _IN_MEMORY and not read_only:
+            self._make_file(Path(path))
+        self._connect(read_only=read_only)
         try:
-            self._database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        except sqlite3.Error as error:
-            raise self._error("cannot be opened", error) from error
-        try:
-            self._prepare(federation)
+            self._prepare(read_only=read_only)
         except BaseException:
             self._database.close()
             raise
 
-    def _prepare(self, federation: str) -> None:
-        with self._transaction("cannot be opened", pragmas=_PRAGMAS):
-            for table in _TABLES.split(";"):
-                self._database.execute(table)
-            self._claim(
-                "layout", str(LAYOUT), "was written by another version of fedmq: use that version, or another file"
+    def _connect(self, *, read_only: bool, place: str | None = None) -> None:
+        place = place or self.place
+        name = f"{Path(place).absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
+        try:
+            self._database = sqlite3.connect(
+                place if place == _IN_MEMORY else name,
+                uri=place != _IN_MEMORY,
+                isolation_level=None,
+                check_same_thread=False,
             )
-            self._claim("federation", federation, f"is not that of federation {federation!r}: use another file")
-            self._database.execute("INSERT OR IGNORE INTO meta VALUES ('epoch', '0')")
+        except sqlite3.Error as error:
+            raise self._error("cannot be opened", error) from error
 
-    def _claim(self, key: str, value: str, otherwise: str) -> None:
-        self._database.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
-        (found,) = self._database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        if found != value:
-            raise StoreError(f"the store {self._path} {otherwise}")
+    def _make_file(self, path: Path) -> None:
+        """Make a new store under another name, and give it its own when it is whole: it is never there half."""
+        if path.exists():
+            if path.is_file() and path.stat().st_size == 0:
+                raise StoreError(f"the store {path} is damaged: the file is empty; {_BACKUP}")
+            return
+        draft = f"{path}.{token_hex(8)}.new"
+        try:
+            with suppress(FileExistsError):  # another has made it meanwhile
+                os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644))
+                self._connect(read_only=False, place=draft)
+                try:
+                    self._in_transaction("cannot be opened", self._create, pragmas=_PRAGMAS)
+                finally:
+                    self._database.close()
+                _name(draft, path)
+                _to_disk(path.parent)
+        except OSError as error:
+            raise StoreError(f"the store {path} cannot be opened ({error.strerror}): {_CHECK}") from None
+        finally:
+            for name in (draft, f"{draft}-wal", f"{draft}-shm"):
+                Path(name).unlink(missing_ok=True)
 
-    def cells(self) -> dict[str, bytes]:
-        """Return what was kept of the state; empty for a new federation."""
-        return dict(self._rows("SELECT key, body FROM cells"))
+    def _create(self) -> None:
+        self._create_tables()
+        self._claim()
 
-    def commit(self, commit: Commit) -> None:
-        """Make ``commit`` durable, whole; raises `FencedError` or `StoreError`, and then nothing has changed."""
-        with self._transaction("could not be written"):
-            self._fence(commit.epoch)
-            self._write_cells(commit)
-            self._write_ledger(commit)
-            self._write_versions(commit)
+    def _prepare(self, *, read_only: bool) -> None:
+        tables = {name for (name,) in self._read("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and not {"meta", "cells", "ledger"} <= tables:
+            raise StoreError(f"{self.place} is no store of ours: use another file")
+        if self.place != _IN_MEMORY and (found := self._read("PRAGMA quick_check(1)")[0][0]) != "ok":
+            raise StoreError(f"the store {self.place} is damaged ({_first_line(found)}): {_BACKUP}")
+        if read_only:
+            with self._lock, self._told("cannot be opened"):
+                self._database.execute("BEGIN")  # until it is closed: all that is read is of one moment
+                self._check_claim()
+        else:
+            self._in_transaction("cannot be opened", self._make_current, pragmas=_PRAGMAS)
+
+    def _make_current(self) -> None:
+        if self.place == _IN_MEMORY:
+            self._create()
+        columns = [row[1] for row in self._execute("PRAGMA table_info(meta)").fetchall()]
+        if columns == ["key", "value"]:
+            self._take_over_first_layout()
+        self._check_claim()
+
+    def _take_over_first_layout(self) -> None:
+        """Copy a store without checksums, as layout 1 was, into tables of ours: all of it or, when killed, nothing."""
+        meta = dict(self._execute("SELECT key, value FROM meta").fetchall())
+        if meta.get("layout") != "1" or meta.get("federation") != self._federation:
+            raise StoreError(
+                f"the store {self.place} is not that of federation {self._federation!r}, or was written by another "
+                "version of fedmq: use another store"
+            )
+        names = ("meta", "cells", "ledger", "versions", "releases")
+        for name in names:
+            self._execute(f"ALTER TABLE {name} RENAME TO former_{name}")
+        self._create_tables()
+        for key, value in {**meta, "layout": "2"}.items():
+            self._put_meta(key, value)
+        columns = {
+            "cells": "key, body",
+            "ledger": (
+                "rowid, update_id, participant, kind, base_version, version, verdict, digest, included_in, weight"
+            ),
+            "versions": "version, hash",
+            "releases": "version, epoch, body, confirmed",
+        }
+        for name, which in columns.items():
+            # A row at a time: the ledger may be long.
+            reading = self._database.execute(f"SELECT {which} FROM former_{name} ORDER BY rowid")
+            first = 1 if name == "ledger" else 0  # its position is not what was said, only when
+            marks = ", ".join("?" * (len(which.split(", ")) + 1))
             self._database.executemany(
-                "INSERT OR REPLACE INTO releases VALUES (?, ?, ?, 0)",
-                [(release.version, release.epoch, release.body) for release in commit.releases],
+                f"INSERT INTO {name} VALUES ({marks})",
+                ((*row[:first], *with_checksum(*row[first:])) for row in reading),
             )
-
-    def _fence(self, epoch: int) -> None:
-        changed = self._database.execute(
-            "UPDATE meta SET value = ? WHERE key = 'epoch' AND CAST(value AS INTEGER) <= ?", (str(epoch), epoch)
-        )
-        if changed.rowcount != 1:
-            raise FencedError(
-                f"another aggregator has taken over the store {self._path}: this one commits nothing more and stops"
-            )
-
-    def _write_cells(self, commit: Commit) -> None:
-        kept = [(key, body) for key, body in commit.cells.items() if body is not None]
-        gone = [(key,) for key, body in commit.cells.items() if body is None]
-        self._database.executemany("INSERT OR REPLACE INTO cells VALUES (?, ?)", kept)
-        self._database.executemany("DELETE FROM cells WHERE key = ?", gone)
-
-    def _write_ledger(self, commit: Commit) -> None:
-        self._database.executemany(
-            "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
-            [
-                (r.update_id, r.participant, r.kind, r.base_version, r.version, r.verdict, r.digest)
-                for r in commit.records
-            ],
-        )
-        for include in commit.includes:
-            done = self._database.execute(
-                "UPDATE ledger SET included_in = ?, weight = ? WHERE update_id = ? AND included_in IS NULL",
-                (include.version, include.weight, include.update_id),
-            )
-            if done.rowcount != 1:
-                raise StoreError(
-                    f"update {include.update_id} is not waiting in the ledger of {self._path}: it may be counted "
-                    "once only; keep the file and report this"
-                )
-
-    def _write_versions(self, commit: Commit) -> None:
-        for version, digest in commit.version_hashes.items():
-            self._database.execute("INSERT OR IGNORE INTO versions VALUES (?, ?)", (version, digest))
-            (found,) = self._database.execute("SELECT hash FROM versions WHERE version = ?", (version,)).fetchone()
-            if found != digest:
-                raise StoreError(
-                    f"version {version} stands in {self._path} with another hash: a version is published once; "
-                    "keep the file and report this"
-                )
-
-    def unconfirmed(self) -> list[ReleasedBody]:
-        """Return the releases that no broker has confirmed yet, oldest first."""
-        rows = self._rows("SELECT version, epoch, body FROM releases WHERE confirmed = 0 ORDER BY version")
-        return [ReleasedBody(*row) for row in rows]
-
-    def confirm(self, version: int) -> None:
-        """Note that the release of ``version`` was confirmed."""
-        with self._transaction("could not be written"):
-            self._database.execute("UPDATE releases SET confirmed = 1 WHERE version = ?", (version,))
-
-    def ledger(self) -> Iterator[LedgerEntry]:
-        """Iterate over every contribution ever judged, in the order of arrival."""
-        yield from (LedgerEntry(*row) for row in self._rows("SELECT * FROM ledger ORDER BY rowid"))
-
-    def versions(self) -> dict[int, str]:
-        """Return the hash of the weights of every version."""
-        return dict(self._rows("SELECT version, hash FROM versions ORDER BY version"))
+        for name in names:
+            self._execute(f"DROP TABLE former_{name}")
 
     def close(self) -> None:
         """Let go of the file."""
         with self._lock:
             self._database.close()
 
-    def _rows(self, query: str) -> list[Any]:
-        with self._lock:
+    # --- what a database does ------------------------------------------------------------------
+
+    def _in_transaction(self, what: str, work: Callable[[], T], *, pragmas: Sequence[str] = ()) -> T:
+        with self._lock, self._told(what):
+            for pragma in pragmas:
+                self._database.execute(pragma)
+            self._database.execute("BEGIN IMMEDIATE")
             try:
-                return self._database.execute(query).fetchall()
-            except sqlite3.Error as error:
-                raise self._error("could not be read", error) from error
+                result = work()
+                self._database.execute("COMMIT")
+            except BaseException:
+                self._database.rollback()  # nothing to do where SQLite has done it itself, on a full disk
+                raise
+            return result
+
+    def _read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        with self._lock, self._told("could not be read"):  # a statement alone needs no transaction
+            return self._database.execute(query, values).fetchall()
+
+    def _execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        return self._database.execute(statement, values)
+
+    def _execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        self._database.executemany(statement, rows)
+
+    def _defects_of_database(self) -> Sequence[str]:
+        found = [_first_line(row[0]) for row in self._read("PRAGMA integrity_check(20)")]
+        return [f"the store {self.place} is damaged ({each}): {_BACKUP}" for each in found if each != "ok"]
 
     @contextmanager
-    def _transaction(self, what: str, pragmas: tuple[str, ...] = ()) -> Iterator[None]:
-        with self._lock:
-            try:
-                for pragma in pragmas:
-                    self._database.execute(pragma)
-                self._database.execute("BEGIN IMMEDIATE")
-                try:
-                    yield
-                    self._database.execute("COMMIT")
-                except BaseException:
-                    self._database.rollback()  # nothing to do where SQLite has done it itself, on a full disk
-                    raise
-            except sqlite3.Error as error:
-                raise self._error(what, error) from error
+    def _told(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._error(what, error) from error
 
     def _error(self, what: str, error: sqlite3.Error) -> StoreError:
-        return StoreError(
-            f"the store {self._path} {what} ({error}): check its folder, the free space and who may write"
-        )
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is not None and code & 0xFF in _DAMAGED:  # the rest of the code says more of it
+            return StoreError(f"the store {self.place} {what} ({error}): it is damaged, or no store; {_BACKUP}")
+        return StoreError(f"the store {self.place} {what} ({error}): {_CHECK}")
+
+
+_CHECK = "check its folder, the free space and who may write"
+
+
+def _first_line(found: str) -> str:
+    return str(found).strip().splitlines()[0] if found else "nothing can be said of it"
+
+
+def _name(draft: str, path: Path) -> None:
+    """Give the file ``draft`` its name, unless there is one of that name."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links, where two that begin at once cannot be kept apart
+        Path(draft).rename(path)
+
+
+def _to_disk(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

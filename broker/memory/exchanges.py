@@ -9,6 +9,8 @@ from broker.errors import NotDeclared, PublishRefused, TopologyRefused, Unroutab
 from broker.memory.queue import MemoryQueue, Message, now
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from broker.topology import Queue, Topology
     from broker.transport import Outgoing
 
@@ -58,6 +60,21 @@ class Exchanges:
             raise NotDeclared(f"there is no queue {name}; declare it before consuming")
         return self._queues[name]
 
+    @property
+    def queues(self) -> Mapping[str, MemoryQueue]:
+        """All queues by name."""
+        return self._queues
+
+    def delete(self, name: str) -> None:
+        """Take the queue called ``name`` away with what is in it; its consumers have it no longer."""
+        gone = self.queue(name)
+        del self._queues[name]
+        self._bindings = {
+            exchange: [bound for bound in bindings if bound[1] is not gone]
+            for exchange, bindings in self._bindings.items()
+        }
+        self._routes.clear()
+
     def _route(self, exchange: str, routing_key: str) -> tuple[MemoryQueue, ...]:
         """Queues that want the message, each once, in the order of their bindings."""
         route = self._routes.get((exchange, routing_key))
@@ -76,7 +93,9 @@ class Exchanges:
                 f"no queue is bound to {outgoing.exchange} for {outgoing.routing_key}; "
                 f"whoever should receive message {outgoing.message_id} has not declared its queue"
             )
-        message = Message(outgoing.routing_key, outgoing.body, outgoing.message_id, user)
+        message = Message(
+            outgoing.routing_key, outgoing.body, outgoing.message_id, user, persistent=outgoing.persistent
+        )
         if outgoing.expiration_seconds is not None:
             message.expires_at = now() + outgoing.expiration_seconds
         # A list: every queue gets its copy, also behind one that is full.

@@ -22,6 +22,7 @@ class Message:
     message_id: str
     user_id: str
     expires_at: float | None = None
+    persistent: bool = True
     position: int = 0
     redelivered: bool = False
     #: Queues that dropped it or let it grow old: it does not go round in circles.
@@ -64,6 +65,20 @@ class MemoryQueue:
         self._consumers: deque[Receiver] = deque()
         self._positions = 0
         self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    @property
+    def ready(self) -> tuple[Message, ...]:
+        """What waits for a consumer, first things first."""
+        return tuple(self._ready)
+
+    def forget_transient(self) -> None:
+        """Lose what is not on the disk, as a broker does that is started again."""
+        self._ready = deque(message for message in self._ready if message.persistent)
+        self._ready_bytes = sum(len(message.body) for message in self._ready)
+        self._watch_age()
 
     def offer(self, message: Message) -> bool:
         """Take a copy of ``message``, unless this queue is full and refuses."""

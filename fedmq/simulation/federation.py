@@ -20,7 +20,7 @@ from aggregator.errors import NoFinalModel, TrainingFailed
 from aggregator.events import Observe
 from aggregator.settings import AggregatorSettings
 from aggregator.state import State
-from aggregator.store.sqlite import SQLiteStore
+from aggregator.store.memory import MemoryStore
 from broker import codec
 from broker.errors import RemoteMessageError
 from broker.memory import MemoryBroker
@@ -168,7 +168,7 @@ class _Federation:
 
     def _aggregator(self, stack: ExitStack) -> None:
         settings = self._world.settings
-        store = stack.enter_context(closing(SQLiteStore(":memory:", settings.federation)))
+        store = stack.enter_context(closing(MemoryStore(keep_ledger=settings.keep_ledger)))
         reporter = aggregator_reporter(settings, CollectorRegistry(), Health(), on_step=self._stepped)
 
         async def live() -> None:

@@ -4,13 +4,45 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from servers.postgresql import PostgreSQL
 
 from aggregator.store import Store
+from aggregator.store.memory import Memory, MemoryStore
+from aggregator.store.postgresql import PostgreSQLStore
 from aggregator.store.sqlite import SQLiteStore
 from aggregator.testing import StoreContract
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgreSQL]:
+    """Run PostgreSQL for this file."""
+    with PostgreSQL() as server:
+        yield server
+
+
+class TestMemory(StoreContract):
+    @pytest.fixture(autouse=True)
+    def _memories(self) -> None:
+        self.memories: dict[Path, Memory] = {}
+
+    def open_store(self, folder: Path) -> Store:
+        return MemoryStore(self.memories.setdefault(folder, Memory()))
+
+
+@pytest.mark.postgresql
+class TestPostgreSQL(StoreContract):
+    @pytest.fixture(autouse=True)
+    def _server(self, server: PostgreSQL) -> None:
+        self.server = server
+
+    def open_store(self, folder: Path) -> Store:
+        # A federation for each test: a folder's name in small letters and digits.
+        return PostgreSQLStore(self.server.url(), f"f{sha256(str(folder).encode()).hexdigest()[:16]}")
 
 
 class TestSQLiteFile(StoreContract):

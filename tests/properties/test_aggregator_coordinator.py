@@ -103,6 +103,7 @@ class Federation(RuleBasedStateMachine):
         self.now = 0.0
         self.state = coordinator.first_state(self.rules_)
         self.store = SQLiteStore(":memory:", "heart")
+        assert self.store.take_over() == coordinator.first_state(self.rules_).progress.epoch
         self.editions = dict.fromkeys(NAMES, 0)
         self.sites = {
             name: Site(name, rows_of(name, 0), WorkerState(name, f"{name}0"), is_there=False) for name in NAMES
@@ -237,10 +238,10 @@ class Federation(RuleBasedStateMachine):
         self.now = 0.0
         before = from_cells(self.rules_, kept) if kept else coordinator.first_state(self.rules_)
         assert before.progress == self.state.progress
-        if kept:
-            after, actions = coordinator.restored(before, self.now)
-            self.comes_of_it(before, after, actions)
-            assert self.state.progress.epoch == before.progress.epoch + 1
+        epoch = self.store.take_over()
+        after, actions = coordinator.restored(before, self.now, epoch)
+        self.comes_of_it(before, after, actions)
+        assert self.state.progress.epoch == epoch > before.progress.epoch
 
     # --- what comes of it -----------------------------------------------------------------------
 

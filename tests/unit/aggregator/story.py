@@ -204,7 +204,7 @@ class Story:
         """Lose everything but the cells, and go on from them, under a clock that starts anew."""
         packed = {key: pack_cell(value) for key, value in cells(self.state).items()}
         self.now = 0.0
-        self.state, self.actions = restored(from_cells(self.rules, packed), self.now)
+        self.state, self.actions = restored(from_cells(self.rules, packed), self.now, self.state.progress.epoch + 1)
         self.all_actions.extend(self.actions)
         return self
 

@@ -560,7 +560,7 @@ def test_a_restart_during_the_last_evaluation_keeps_the_scores_and_gives_the_oth
 def test_a_restart_before_there_is_a_plan_waits_for_the_rest_and_starts_if_fewer_are_needed_now() -> None:
     story = Story(rules("a", "b")).hello("a").restart()
     assert (story.phase, story.actions) == ("enrolling", [])
-    state, _ = restored(Story(rules("a", "b", start_with=1)).hello("b").state, 0.0)
+    state, _ = restored(Story(rules("a", "b", start_with=1)).hello("b").state, 0.0, 2)
     assert state.progress.phase == "training"
     story.rules = rules("a", "b", start_with=1)
     assert story.restart().phase == "training"

@@ -62,11 +62,15 @@ def world(tasks: asyncio.TaskGroup, *failures: TransportError, **given: Any) -> 
     transport = Scripted(list(failures), **given)
     published: list[str] = []
     trouble: list[tuple[str, str]] = []
+
+    async def note(message: Outgoing) -> None:
+        published.append(message.message_id)
+
     publisher = Publisher(
         cast("Transport", transport),
         tasks,
         rng=NoWait(),
-        on_published=lambda message: published.append(message.message_id),
+        on_published=note,
         on_trouble=lambda message, error: trouble.append((message.message_id, str(error))),
     )
     return World(transport, publisher, published, trouble)

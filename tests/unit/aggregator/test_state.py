@@ -7,8 +7,19 @@ import pytest
 from unit.aggregator.story import Story, rules
 
 from aggregator.announcement import global_model
-from aggregator.state import WIDEST_HESSIAN, Answer, cells, changes, from_cells, pack_cell
+from aggregator.state import (
+    LARGEST_RECIPE,
+    WIDEST_HESSIAN,
+    Answer,
+    State,
+    cells,
+    changes,
+    from_cells,
+    pack_cell,
+    recipe,
+)
 from aggregator.strategies import StrategyState, make_strategy
+from aggregator.strategies.base import ALONE
 from broker import codec
 from broker.errors import MalformedMessage
 from broker.messages import Information
@@ -46,10 +57,43 @@ def test_every_cell_has_a_key_of_its_own() -> None:
         "plan",
         "progress",
         "question/train_edges",
+        "recipe",
+        "recipe-held/a",
+        "recipe-held/b",
+        "recipe-weights",
         "scores/b",
         "shared/momentum",
         "weights",
     ]
+
+
+def test_the_recipe_of_a_version_makes_the_same_version_again_also_from_its_cells() -> None:
+    story = in_the_middle_of_everything()
+    again = from_cells(story.rules, {key: pack_cell(value) for key, value in cells(story.state).items()})
+    for kept in (story.state.recipe, again.recipe):
+        assert kept is not None
+        assert kept.surroundings.version == story.state.progress.version == 1
+        finished = story.state.strategy.finish(kept.strategy_state, kept.weights, kept.situation)
+        assert story.state.weights is not None
+        assert finished.weights.tobytes() == story.state.weights.tobytes()
+        assert sorted(finished.included) == ["a", "b"]
+
+
+def test_what_a_recipe_shares_with_the_one_before_is_not_written_again() -> None:
+    """Of `wanted`, too, it keeps what was; and of what is large, nothing."""
+    weights, other = np.zeros(3), np.ones(3)
+    nobody = State(rules("a"))
+    state = StrategyState(shared={"momentum": weights, "mean": other}, wanted=frozenset({"b", "a"}))
+    first, second = (replace(nobody, recipe=recipe(n, state, weights, ALONE)) for n in (1, 2))
+    assert changes(first, second).keys() == {"recipe"}
+    assert second.recipe is not None
+    assert second.recipe.strategy_state.wanted == {"a", "b"}
+    large = np.zeros(LARGEST_RECIPE // 8)
+    assert recipe(1, StrategyState(), large, ALONE) is not None
+    assert recipe(1, state, large, ALONE) is None
+    assert changes(second, nobody) == dict.fromkeys(
+        ["recipe", "recipe-weights", "recipe-shared/momentum", "recipe-shared/mean"]
+    )
 
 
 def test_what_is_restored_from_the_cells_has_the_same_cells() -> None:

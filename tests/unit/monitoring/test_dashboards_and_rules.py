@@ -98,7 +98,7 @@ def test_rules_name_a_phase_that_exists() -> None:
 
 
 def test_every_rule_waits_has_a_severity_and_says_what_to_do() -> None:
-    assert [rule["alert"] for rule in RULES] == ["FedmqTrainingStalled", "FedmqParticipantLate"]
+    assert [rule["alert"] for rule in RULES] == ["FedmqTrainingStalled", "FedmqNobodyServes", "FedmqParticipantLate"]
     for rule in RULES:
         assert rule["for"]
         assert rule["labels"]["severity"] in {"warning", "critical"}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Literal
 
@@ -23,6 +24,7 @@ from aggregator.store import Store
 from aggregator.term import PREFETCH, InThread, Term, TermEnded
 from broker.errors import PublishRefused, TransportUnavailable, Unroutable
 from broker.failpoints import Reached, nothing
+from broker.retry import unless, when_connected
 from broker.topology import aggregator_topology, updates_queue
 from broker.transport import Consumer, Delivery, Transport
 
@@ -76,10 +78,11 @@ class AggregatorService:
         AggregatorError, TransportError
             What a service cannot mend by itself.
         """
-        federation = self.rules.federation
-        await self.transport.declare(aggregator_topology(federation, expires_seconds=self.queue_expiry_seconds))
-        while not self._stop.is_set():
-            updates = await self.transport.consume(updates_queue(federation), prefetch=PREFETCH)
+        topology = aggregator_topology(self.rules.federation, expires_seconds=self.queue_expiry_seconds)
+        await unless(
+            self._stop, when_connected(self.transport, partial(self.transport.declare, topology), rng=self.rng)
+        )
+        while updates := await unless(self._stop, when_connected(self.transport, self._subscribe, rng=self.rng)):
             try:
                 await self._serve(updates)
             except* (FencedError, TermEnded) as ended:
@@ -88,6 +91,9 @@ class AggregatorService:
             finally:
                 await updates.close()
         self.reporter.stopped()
+
+    async def _subscribe(self) -> Consumer:
+        return await self.transport.consume(updates_queue(self.rules.federation), prefetch=PREFETCH)
 
     async def _serve(self, updates: Consumer) -> None:
         self.reporter.waits_for_its_turn()
@@ -114,15 +120,10 @@ class AggregatorService:
     async def _turn(self, updates: Consumer) -> Delivery | None:
         """Return the first delivery of our turn; None when asked to stop before that."""
         async with asyncio.TaskGroup() as tasks:
-            taking = tasks.create_task(updates.take(), name="turn")
-            others = [
-                tasks.create_task(self._stop.wait(), name="stop"),
-                tasks.create_task(self._probe(), name="probe"),
-            ]
-            await asyncio.wait({taking, others[0]}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (taking, *others):
-                task.cancel()
-        return None if self._stop.is_set() else taking.result()
+            probing = tasks.create_task(self._probe(), name="probe")
+            first = await unless(self._stop, updates.take())
+            probing.cancel()
+        return first
 
     async def _probe(self) -> None:
         """Ask whether it is our turn, again and again."""

@@ -47,7 +47,7 @@ from aggregator.report import Reporter
 from aggregator.state import Rules, State, changes, from_cells, pack_cell
 from aggregator.store import Commit, ReleasedBody, Store
 from broker import codec
-from broker.errors import ForgedMessage, MalformedMessage, RemoteMessageError
+from broker.errors import ForgedMessage, MalformedMessage, RemoteMessageError, TransportUnavailable
 from broker.failpoints import Reached
 from broker.messages import Array, Evaluation, Goodbye, Heartbeat, Hello, ModelUpdate, Plan, ReleasedModel
 from broker.retry import publish_until_confirmed
@@ -117,7 +117,7 @@ class Term:
         epoch = await self.in_thread(self.store.take_over)
         self.reached("taken-over")
         self._state = await self._restore()
-        presence = await self.transport.consume(presence_queue(self.rules.federation), prefetch=PREFETCH)
+        presence = await self._subscribe()
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
@@ -141,6 +141,12 @@ class Term:
                 await self._leave()
         finally:
             await presence.close()
+
+    async def _subscribe(self) -> Consumer:
+        try:
+            return await self.transport.consume(presence_queue(self.rules.federation), prefetch=PREFETCH)
+        except TransportUnavailable:
+            raise TermEnded("the connection was lost when it began") from None
 
     async def _begin(self, epoch: int) -> None:
         """Raise the epoch of what we say, and say again what may not have been heard."""

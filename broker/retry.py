@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from broker.errors import PublishRefused, TransportUnavailable, Unroutable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from random import Random
 
     from broker.transport import Outgoing, Transport
 
     #: Told before each wait: what went wrong, and how many seconds are waited at most.
     OnWait = Callable[[PublishRefused | TransportUnavailable | Unroutable, float], None]
+
+T = TypeVar("T")
 
 # Doublings after which the wait no longer grows, whatever its bounds: 2**32 times anything is for ever,
 # and a service that has tried for months must not overflow a float.
@@ -155,6 +157,39 @@ async def publish_until_confirmed(
                 raise
         else:
             return
+
+
+async def when_connected(
+    transport: Transport, act: Callable[[], Awaitable[T]], *, rng: Random, backoff: Backoff = RESEND
+) -> T:
+    """Return what ``act`` returns: done again where the connection was away, as often as that takes.
+
+    Raises
+    ------
+    TransportUnavailable
+        The transport was left meanwhile; it does not come back.
+    """
+    attempt = 0
+    while True:
+        try:
+            return await act()
+        except TransportUnavailable:
+            attempt += 1
+            await asyncio.sleep(backoff.seconds(attempt, rng))
+            if await _next_connection(transport) is None:
+                raise
+
+
+async def unless(stop: asyncio.Event, act: Coroutine[Any, Any, T]) -> T | None:
+    """Return what ``act`` returns; None when ``stop`` is set before, and then it is cancelled."""
+    acting, stopping = asyncio.ensure_future(act), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({acting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return acting.result() if acting.done() and not stop.is_set() else None
+    finally:
+        for task in (acting, stopping):
+            task.cancel()
+        await asyncio.gather(acting, stopping, return_exceptions=True)
 
 
 async def _next_connection(transport: Transport) -> int | None:

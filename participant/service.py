@@ -22,7 +22,7 @@ from broker import codec
 from broker.errors import ForgedMessage, MalformedMessage, NotDeclared, RemoteMessageError, TransportError
 from broker.failpoints import Reached, nothing
 from broker.messages import Evaluation, GlobalModel, Goodbye, Heartbeat, Hello, ModelUpdate, Plan
-from broker.retry import RESEND, publish_until_confirmed
+from broker.retry import RESEND, publish_until_confirmed, unless, when_connected
 from broker.topology import UPDATES, models_queue, participant_topology, plans_queue, routing_key
 from broker.transport import Consumer, Delivery, Outgoing, Transport
 from participant.errors import DataError
@@ -125,10 +125,10 @@ class ParticipantService:
             on_kept=self._release_is_kept,
             in_thread=self.in_thread,
         )
-        if not await self._declared():
+        subscribed = await unless(self._stop, self._subscribed())
+        if subscribed is None:
             return
-        plans = await self.transport.consume(plans_queue(self.federation, self.name), prefetch=1)
-        self._models = await self.transport.consume(models_queue(self.federation, self.name), prefetch=1)
+        plans, self._models = subscribed
         schema = self.table.schema
         self.reporter.started(repr(self.table), self.federation, None if schema is None else codec.schema_hash(schema))
         async with asyncio.TaskGroup() as tasks:
@@ -154,22 +154,28 @@ class ParticipantService:
             await self._models.close()
         self.reporter.stopped()
 
-    async def _declared(self) -> bool:
-        """Declare our queues as soon as the aggregator's exchanges are there; False when asked to stop before."""
+    async def _subscribed(self) -> tuple[Consumer, Consumer]:
+        """Return the consumers of our plans and models, as soon as the aggregator's exchanges are there."""
         attempt = 0
-        while not self._stop.is_set():
+        while True:
             try:
-                await self.transport.declare(
-                    participant_topology(self.federation, self.name, expires_seconds=self.queue_expiry_seconds)
-                )
+                return await when_connected(self.transport, self._subscribe, rng=self.rng)
             except NotDeclared as error:
                 attempt += 1
                 seconds = RESEND.seconds(attempt, self.rng)
                 self.reporter.waits_for_aggregator(error, seconds)
-                await self._stop_within(seconds)
-            else:
-                return True
-        return False
+                await asyncio.sleep(seconds)
+
+    async def _subscribe(self) -> tuple[Consumer, Consumer]:
+        await self.transport.declare(
+            participant_topology(self.federation, self.name, expires_seconds=self.queue_expiry_seconds)
+        )
+        plans = await self.transport.consume(plans_queue(self.federation, self.name), prefetch=1)
+        try:
+            return plans, await self.transport.consume(models_queue(self.federation, self.name), prefetch=1)
+        except TransportError:
+            await plans.close()
+            raise
 
     async def _stop_within(self, seconds: float) -> bool:
         try:

@@ -9,7 +9,7 @@ import pytest
 
 from broker.errors import MessageTooLarge, PublishRefused, TransportError, TransportUnavailable, Unroutable
 from broker.memory import MemoryBroker
-from broker.retry import Backoff, Connections, publish_until_confirmed
+from broker.retry import Backoff, Connections, publish_until_confirmed, unless, when_connected
 from broker.testing import letter, queue
 from broker.transport import MAX_BODY_BYTES
 
@@ -153,3 +153,51 @@ async def test_leaving_the_transport_ends_the_attempts() -> None:
         await asyncio.sleep(0)
     with pytest.raises(TransportUnavailable):
         await asyncio.wait_for(publishing, 5)
+
+
+async def test_what_needs_a_connection_is_done_again_on_the_next_one() -> None:
+    broker, tried, began = MemoryBroker(), [], asyncio.Event()
+
+    async def act() -> str:
+        began.set()
+        tried.append(transport.connected)
+        await transport.consume("letters", prefetch=1)
+        return "done"
+
+    async with broker.transport("va") as transport:
+        await transport.declare(queue("letters"))
+        broker.disconnect()
+        acting = asyncio.create_task(when_connected(transport, act, rng=random.Random(1), backoff=SHORT))
+        await began.wait()
+        broker.reconnect()
+        assert await acting == "done"
+        assert tried == [False, True]
+
+
+async def test_what_needs_a_connection_fails_when_there_will_be_none() -> None:
+    async with MemoryBroker().transport("va") as transport:
+        pass
+
+    async def act() -> None:
+        raise TransportUnavailable("gone")
+
+    with pytest.raises(TransportUnavailable, match="gone"):
+        await when_connected(transport, act, rng=random.Random(1), backoff=SHORT)
+
+
+async def test_waiting_ends_with_the_result_or_when_it_is_told_to_stop() -> None:
+    stop = asyncio.Event()
+    assert await unless(stop, asyncio.sleep(0, "result")) == "result"
+    waiting = asyncio.create_task(unless(stop, asyncio.sleep(3600, "late")))
+    await asyncio.sleep(0)
+    stop.set()
+    assert await waiting is None
+    assert await unless(stop, asyncio.sleep(0, "too late")) is None
+
+
+async def test_waiting_that_fails_says_why() -> None:
+    async def fail() -> None:
+        raise TransportUnavailable("gone")
+
+    with pytest.raises(TransportUnavailable, match="gone"):
+        await unless(asyncio.Event(), fail())

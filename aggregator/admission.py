@@ -63,7 +63,7 @@ def examine(state: State, contribution: ModelUpdate | Evaluation) -> Verdict:
     ``duplicate``                its number is not above the highest received: nothing changes
     ``superseded``               from before its participant lost its disk
     ``wrong-plan``               computed under another plan
-    ``future-version``           of a model that was never published
+    ``future-version``           of a model that was never published, or is lost
     ``wrong-phase``              of a kind that is not asked for now
     ``training-over``            a step for a model that is not trained any further
     ``failed``                   its participant found no usable result, and says so
@@ -90,8 +90,15 @@ def examine(state: State, contribution: ModelUpdate | Evaluation) -> Verdict:
     return _update(state, member, contribution)
 
 
+def _is_unknown(state: State, version: int, epoch: int) -> bool:
+    """Whether ``version`` of term ``epoch`` was never made, or after the backup that this store came from."""
+    progress = state.progress
+    is_lost = 0 < epoch <= progress.lost_epoch and version > progress.lost_from
+    return is_lost or version > progress.version
+
+
 def _evaluation(state: State, evaluation: Evaluation) -> Verdict:
-    if evaluation.version > state.progress.version:
+    if _is_unknown(state, evaluation.version, evaluation.epoch):
         return "future-version"
     asked = state.progress.phase == "verifying" and state.progress.stage == "evaluate"
     # One that comes later belongs to none of the counts that were made since.
@@ -140,7 +147,7 @@ def _plausible(scores: Scores, largest_brier: float) -> bool:
 def _update(state: State, member: Member, update: ModelUpdate) -> Verdict:
     progress, rules = state.progress, state.rules
     reasons: dict[Verdict, bool] = {
-        "future-version": update.base_version > progress.version,
+        "future-version": _is_unknown(state, update.base_version, update.epoch),
         "training-over": progress.phase in {"verifying", "converged"} and update.kind not in ANSWERS,
         "failed": update.kind == "failed",
         "wrong-phase": not _is_asked(state, update),

@@ -25,7 +25,10 @@ update       examine; ledger; a refused one is    moments: merge. training: to t
              settled and answered                 version when it is due. verifying: on to the next question
 evaluation   examine; ledger                      verifying: on to the next question when all live have answered
 heartbeat    it is live; one that stays behind    whoever was silent is waited for again; of one that counts no
-             the newest bulletin gets it again    longer, training begins again
+             the newest bulletin gets it again;   longer, training begins again
+             one that is ahead of it: our store
+             is an old one, and a term begins
+             that is above all
 goodbye      it has left, nobody waits for it     whatever waited only for it goes on
 tick         who has not been heard of is silent  deadlines: of the buffer, of the last questions, of an absence
 ============ ==================================== ==============================================================
@@ -66,6 +69,7 @@ from aggregator.events import (
     Include,
     Made,
     Observe,
+    Outrun,
     Record,
     Reject,
     Release,
@@ -104,6 +108,9 @@ Step = tuple[State, list[Action]]
 #: A tick so many times later than silence begins: this process, not the participants, was away.
 OVERSLEPT = 1.25
 
+#: Terms by which a store from a backup may be behind: who claims more means to use the numbers up.
+MOST_TERMS_LOST = 1_000_000
+
 #: Columns that are told of when sites seem not to mean the same by them; of more, something else is wrong.
 MOST_SUSPECTED = 20
 
@@ -128,8 +135,14 @@ def step(state: State, event: Event) -> Step:
     assert_never(event)
 
 
-def restored(state: State, at: float, epoch: int) -> Step:
-    """Return ``state``, fresh from the store, under a new ``epoch``; everybody is taken to be there until silent."""
+def restored(state: State, at: float, epoch: int, *, outrun: int = 0) -> Step:
+    """Return ``state``, fresh from the store, under a new ``epoch``; everybody is taken to be there until silent.
+
+    ``outrun`` is a term that participants have heard of, of which the store knows nothing; 0 where there is none.
+    """
+    if outrun:
+        lost = replace(state.progress, lost_from=state.progress.version, lost_epoch=outrun)
+        state = replace(state, progress=lost)
     presence = {name: Presence("live", at) for name in state.members}
     state = replace(
         state,
@@ -206,8 +219,12 @@ def _hello(state: State, event: HelloArrived) -> Step:
 
 
 def _was_missed(state: State, member: Member) -> bool:
-    """Whether training has ended without ``member``, which was gone before it contributed anything."""
-    return state.progress.phase in {"verifying", "converged"} and member.loss is None
+    """Whether training has ended without ``member``: gone before it contributed, or before an optimum was verified."""
+    progress = state.progress
+    # Everybody whom an optimum is verified with has contributed at just the weights before it.
+    is_verified = state.strategy.exact and progress.converged
+    was_gone = member.loss is None or (is_verified and member.last_base_version < progress.version - 1)
+    return progress.phase in {"verifying", "converged"} and was_gone
 
 
 def _data_of(member: Member) -> tuple[int, float | None, str]:
@@ -625,6 +642,10 @@ def _heartbeat(state: State, event: HeartbeatArrived) -> Step:
         return state, []  # its hello is on the way, or it may not take part and was told so
     before = state.presence[name]
     state = _heard(state, name, event.at, bulletin=heartbeat.bulletin)
+    heard, ours = (heartbeat.epoch, heartbeat.bulletin), (state.progress.epoch, state.progress.bulletin)
+    if ours < heard < (state.progress.epoch + MOST_TERMS_LOST, 0):
+        told = {"participant": name, "epoch": heartbeat.epoch, "ours": state.progress.epoch}
+        return state, [Observe("store_is_older", told), Outrun(heartbeat.epoch)]
     member = state.members[name]
     if member.evicted or (before.state == "silent" and member.takes_part and _was_missed(state, member)):
         # It had only been cut off: no other hello is to be expected.

@@ -125,6 +125,13 @@ class GiveUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Outrun:
+    """Begin a term above ``epoch``: participants have heard of terms or models that our store knows nothing of."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Observe:
     """Something that people watch: for metrics, logs and the live table."""
 
@@ -132,4 +139,4 @@ class Observe:
     fields: Mapping[str, Any]
 
 
-Action = Record | Include | Made | Send | Release | Reject | GiveUp | Observe
+Action = Record | Include | Made | Send | Release | Reject | GiveUp | Outrun | Observe

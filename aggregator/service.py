@@ -64,6 +64,7 @@ class AggregatorService:
     rng: Random = field(default_factory=Random)
     in_thread: InThread = asyncio.to_thread
     reached: Reached = nothing
+    _outrun: int = field(init=False, default=0)
     _stop: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def stop(self) -> None:
@@ -88,6 +89,7 @@ class AggregatorService:
             except* (FencedError, TermEnded) as ended:
                 # A subscription of before may hold deliveries of before: the next turn begins with one that is new.
                 self.reporter.stood_down(str(ended.exceptions[0]))
+                self._outrun = max(getattr(each, "outrun", 0) for each in ended.exceptions)
             finally:
                 await updates.close()
         self.reporter.stopped()
@@ -107,6 +109,7 @@ class AggregatorService:
             reporter=self.reporter,
             updates=updates,
             stop=self._stop,
+            outrun=self._outrun,
             senders=self.senders,
             exit_after_release=self.exit_after_release,
             heartbeat_seconds=self.heartbeat_seconds,

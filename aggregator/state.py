@@ -92,6 +92,9 @@ class Progress:
     ``stage`` is what is asked while the last model is verified. ``opened_at`` is the version at which training began,
     or began again. ``gap_bound`` bounds how far F is above its minimum. ``flat`` says that the optimum seemed to be
     infinitely far away, and ``examined_at`` when that was last looked into and not proved.
+
+    A store that came from a backup takes the federation up at version ``lost_from``; what was made of later ones in
+    terms up to ``lost_epoch`` is of models that are lost, although their numbers come again.
     """
 
     epoch: int = 1
@@ -107,6 +110,8 @@ class Progress:
     gap_bound: float | None = None
     flat: bool = False
     examined_at: int | None = None
+    lost_from: int = 0
+    lost_epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from aggregator.events import (
     Include,
     Made,
     Observe,
+    Outrun,
     Record,
     Reject,
     Release,
@@ -68,7 +69,11 @@ InThread = Callable[..., Awaitable[Any]]
 
 
 class TermEnded(Exception):
-    """The broker, or whoever took over, lets another aggregator serve; this one may wait for its turn again."""
+    """Another term has to begin, here or at another aggregator; ``outrun`` is one that it has to be above."""
+
+    def __init__(self, why: str, *, outrun: int = 0) -> None:
+        super().__init__(why)
+        self.outrun = outrun
 
 
 @dataclass(slots=True)
@@ -79,6 +84,7 @@ class Term:
     ----------
     updates : the subscription by which it learnt that it is.
     stop : set when the service is asked to end.
+    outrun : a term that participants have heard of and the store has not; 0 where there is none.
 
     The others are those of `aggregator.service.AggregatorService`.
     """
@@ -89,6 +95,7 @@ class Term:
     reporter: Reporter
     updates: Consumer
     stop: asyncio.Event
+    outrun: int
     senders: Literal["participant", "shared"]
     exit_after_release: bool
     heartbeat_seconds: float
@@ -114,7 +121,7 @@ class Term:
         AggregatorError, TransportError
             What a service cannot mend by itself.
         """
-        epoch = await self.in_thread(self.store.take_over)
+        epoch = await self.in_thread(self.store.take_over, self.outrun)
         self.reached("taken-over")
         self._state = await self._restore()
         presence = await self._subscribe()
@@ -233,7 +240,7 @@ class Term:
         """Decide, commit, send, acknowledge: in this order. With ``epoch``, take the federation up where it stands."""
         async with self._one_step:
             before = self._state
-            after, actions = (before, []) if epoch is None else coordinator.restored(before, self._now(), epoch)
+            after, actions = (before, []) if epoch is None else self._restored(before, epoch)
             rejected: list[tuple[Delivery, str]] = []
             for index, event in enumerate(events):
                 after, more = coordinator.step(after, event)
@@ -255,6 +262,15 @@ class Term:
         self.reached("acknowledged")
         for given_up in _of_type(actions, GiveUp):
             raise (NoFinalModel if given_up.no_model else TrainingFailed)(given_up.reason)
+        for outrun in _of_type(actions, Outrun):
+            # The commit went through, so that nobody else has taken over: it is the store that is old.
+            raise TermEnded(
+                f"participants have heard of term {outrun.epoch}, the store has not: it is from a backup",
+                outrun=outrun.epoch,
+            )
+
+    def _restored(self, before: State, epoch: int) -> tuple[State, list[Action]]:
+        return coordinator.restored(before, self._now(), epoch, outrun=self.outrun)
 
     async def _commit(self, before: State, after: State, actions: Sequence[Action]) -> None:
         changed = changes(before, after)

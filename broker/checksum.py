@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import blake2b
+from hashlib import sha256
 from typing import Any
 
 Cell = bytes | str | float | None
@@ -11,13 +11,13 @@ Cell = bytes | str | float | None
 
 def checksum(values: Sequence[Cell]) -> bytes:
     """Return eight bytes that are others for any other ``values``, but for one in 2^64."""
-    digest = blake2b(digest_size=8)
+    digest = sha256()
     for value in values:
         body = value if isinstance(value, bytes) else repr(value).encode()
         # With its length: what ends one value must not begin the next.
         digest.update(len(body).to_bytes(8, "little"))
         digest.update(body)
-    return digest.digest()
+    return digest.digest()[:8]
 
 
 def with_checksum(*values: Cell) -> tuple[Any, ...]:

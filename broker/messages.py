@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from broker.schema import Schema
 
 #: Raised by one with each new message or field; a field says since when it is there.
-SCHEMA = 3
+SCHEMA = 4
 
 #: Raised when old and new can no longer talk; named in the refusal.
 PROTOCOL = 1
@@ -143,13 +143,18 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A participant is alive. ``bulletin`` is the newest it has seen: one that stays behind is sent again."""
+    """A participant is alive. ``bulletin`` is the newest it has seen: one that stays behind is sent again.
+
+    Of term ``epoch``, 0 where it is not told: one that the aggregator never published shows that its store is an older
+    one, from a backup.
+    """
 
     federation: str
     participant: str
     incarnation: str
     state: WorkerState
     bulletin: int
+    epoch: int = field(default=0, metadata={"since": 4})
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +270,8 @@ class GlobalModel:
 class ModelUpdate:
     """What a participant computed from the model of ``base_version``; `UPDATE_ARRAYS` says what ``kind`` carries.
 
-    ``n_samples`` is the weight of the rows behind it, ``loss`` their mean log-loss at the base version.
+    ``n_samples`` is the weight of the rows behind it, ``loss`` their mean log-loss at the base version. ``epoch`` is
+    the term in which that was published, 0 where it is not told.
     """
 
     federation: str
@@ -279,6 +285,7 @@ class ModelUpdate:
     loss: float
     fit_seconds: float
     arrays: dict[str, Array]
+    epoch: int = field(default=0, metadata={"since": 4})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -310,7 +317,10 @@ class Information:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """The scores of model ``version`` on a participant's training rows and, if it has any, test rows."""
+    """The scores of model ``version`` on a participant's training rows and, if it has any, test rows.
+
+    ``epoch`` is the term in which the model was published, 0 where it is not told.
+    """
 
     federation: str
     participant: str
@@ -321,6 +331,7 @@ class Evaluation:
     train: Scores
     test: Scores | None
     information: Information | None = field(default=None, metadata={"since": 2})
+    epoch: int = field(default=0, metadata={"since": 4})
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,8 @@ class _Ledger:
         if entry.included_in is None:
             return
         self.included[entry.participant] += 1
+        if entry.participant not in self._state.members:
+            yield f"in the ledger, {entry.participant} is no member"
         newest = self._state.progress.version
         if entry.included_in == newest:
             self.newest[entry.update_id] = entry.weight

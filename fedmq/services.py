@@ -83,7 +83,12 @@ def participant_reporter(
 
 
 def aggregator_service(
-    settings: AggregatorSettings, transport: Transport, store: Store, reporter: AggregatorReporter
+    settings: AggregatorSettings,
+    transport: Transport,
+    store: Store,
+    reporter: AggregatorReporter,
+    *,
+    reached: failpoints.Reached = failpoints.nothing,
 ) -> AggregatorService:
     """Return the aggregator over an entered ``transport``."""
     return AggregatorService(
@@ -96,6 +101,7 @@ def aggregator_service(
         heartbeat_seconds=settings.heartbeat_seconds,
         shutdown_grace_seconds=settings.shutdown_grace_seconds,
         queue_expiry_seconds=settings.queue_expiry_seconds,
+        reached=reached,
     )
 
 
@@ -150,6 +156,7 @@ def new_incarnation() -> str:
 async def serve_aggregator(settings: AggregatorSettings) -> None:
     """Be the aggregator until told to stop; SIGTERM drains and ends."""
     configure_logging(level=settings.log_level)
+    reached = _failpoint()
     settings.rules()  # a wrong strategy or option ends here, before anything is opened
     if settings.out is not None:
         check_out(settings.out)
@@ -159,7 +166,7 @@ async def serve_aggregator(settings: AggregatorSettings) -> None:
     store = open_store(settings)
     try:
         async with _process(settings, registry, health, reporter.happened) as run:
-            await run(lambda transport: aggregator_service(settings, transport, store, reporter))
+            await run(lambda transport: aggregator_service(settings, transport, store, reporter, reached=reached))
     finally:
         store.close()
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +36,10 @@ _PRAGMAS = (
 )
 
 _TABLES = (
-    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum BLOB NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS outbox "
-    "(sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, body BLOB NOT NULL, checksum BLOB NOT NULL)",
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum BLOB NOT NULL)",
+    """CREATE TABLE outbox (
+        sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, body BLOB NOT NULL, checksum BLOB NOT NULL
+    )""",
 )
 
 #: What SQLite says of a file that is not what SQLite wrote.
@@ -86,47 +87,45 @@ class Outbox:
             raise
 
     def _prepare(self, owner: str, incarnation: str) -> None:
-        with self._transaction("cannot be opened"):
-            tables = {name for (name,) in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if tables and not {"meta", "outbox"} <= tables:
-                raise OutboxError(f"{self._path} is no outbox of ours: give this participant a state folder of its own")
-            (found,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise OutboxError(f"the outbox {self._path} is damaged ({str(found).splitlines()[0]}): {_REMEDY}")
+        is_new = self._is_new()
+        made = {"layout": str(LAYOUT), "owner": owner, "incarnation": incarnation, "last": "0", "salt": token_hex(16)}
         with self._transaction("cannot be opened", _PRAGMAS):
-            self._take_over_first_layout()
-            for table in _TABLES:
-                self._database.execute(table)
-            made = {
-                "layout": str(LAYOUT),
-                "owner": owner,
-                "incarnation": incarnation,
-                "last": "0",
-                "salt": token_hex(16),
-            }
-            for key, value in made.items():
-                self._database.execute("INSERT OR IGNORE INTO meta VALUES (?, ?, ?)", with_checksum(key, value))
+            if is_new:
+                self._create(made, [])
+            elif [row[1] for row in self._database.execute("PRAGMA table_info(meta)")] == ["key", "value"]:
+                self._take_over_first_layout(made["salt"])
         if self._meta("layout") != str(LAYOUT):
             raise OutboxError(f"the outbox {self._path} was written by another version of fedmq: use that version")
         if self._meta("owner") != owner:
             raise OutboxError(f"the outbox {self._path} belongs to another participant: give each its own state folder")
 
-    def _take_over_first_layout(self) -> None:
-        """Give the rows of a file without checksums, as layout 1 was, what they lack."""
-        columns = [row[1] for row in self._database.execute("PRAGMA table_info(meta)")]
-        if columns != ["key", "value"]:
-            return
-        meta = dict(self._database.execute("SELECT key, value FROM meta").fetchall())
+    def _is_new(self) -> bool:
+        """Whether there is nothing in the file yet; raises `OutboxError` where it is damaged, or none of ours."""
+        with self._transaction("cannot be opened", begin="BEGIN"):
+            tables = {name for (name,) in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            (found,) = self._database.execute("PRAGMA integrity_check(1)").fetchone()
+        if found != "ok":
+            raise OutboxError(f"the outbox {self._path} is damaged ({str(found).splitlines()[0]}): {_REMEDY}")
+        if tables and tables != {"meta", "outbox"}:
+            raise OutboxError(f"{self._path} is no outbox of ours: give this participant a state folder of its own")
+        return not tables
+
+    def _create(self, meta: Mapping[str, str], entries: Sequence[Sequence[Any]]) -> None:
+        for table in _TABLES:
+            self._database.execute(table)
+        rows = [with_checksum(key, value) for key, value in meta.items()]
+        self._database.executemany("INSERT INTO meta VALUES (?, ?, ?)", rows)
+        self._database.executemany("INSERT INTO outbox VALUES (?, ?, ?, ?)", [with_checksum(*row) for row in entries])
+
+    def _take_over_first_layout(self, salt: str) -> None:
+        """Give the rows of a file without checksums, as layout 1 was, what they lack; the oldest lack the salt too."""
+        meta = {"salt": salt, **dict(self._database.execute("SELECT key, value FROM meta").fetchall())}
         if meta.get("layout") != "1":
             raise OutboxError(f"the outbox {self._path} was written by another version of fedmq: use that version")
         entries = self._database.execute("SELECT sequence, kind, body FROM outbox").fetchall()
-        for table in ("meta", "outbox"):
-            self._database.execute(f"DROP TABLE {table}")
-        for table in _TABLES:
-            self._database.execute(table)
-        rows = [with_checksum(key, value) for key, value in {**meta, "layout": str(LAYOUT)}.items()]
-        self._database.executemany("INSERT INTO meta VALUES (?, ?, ?)", rows)
-        self._database.executemany("INSERT INTO outbox VALUES (?, ?, ?, ?)", [with_checksum(*row) for row in entries])
+        self._database.execute("DROP TABLE meta")
+        self._database.execute("DROP TABLE outbox")
+        self._create({**meta, "layout": str(LAYOUT)}, entries)
 
     @property
     def incarnation(self) -> str:
@@ -181,12 +180,12 @@ class Outbox:
         return row[:-1]
 
     @contextmanager
-    def _transaction(self, what: str, pragmas: tuple[str, ...] = ()) -> Iterator[None]:
+    def _transaction(self, what: str, pragmas: tuple[str, ...] = (), begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
         with self._lock:
             try:
                 for pragma in pragmas:
                     self._database.execute(pragma)
-                self._database.execute("BEGIN IMMEDIATE")
+                self._database.execute(begin)
                 yield
                 self._database.execute("COMMIT")
             except BaseException as error:

@@ -36,7 +36,7 @@ from participant.watched import Watched
 from participant.worker import Event, Finished, ModelArrived, PlanArrived, Settle, Work, WorkerState, step
 
 T = TypeVar("T")
-#: Heartbeats without any model, or without its plan, after which hello is said again.
+#: Heartbeats without a model that knows us as we are, and its plan, after which hello is said again.
 UNANSWERED_BEATS = 3
 #: Heartbeats after which a contribution that was confirmed and is not settled is sent again; twice as many each time.
 UNSETTLED_BEATS = 4
@@ -99,6 +99,7 @@ class ParticipantService:
     _at_rows: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _reading: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _former_plan: str = field(init=False, default="")
+    _told_under: str = field(init=False, default="")
     _keeping: Keeping = field(init=False)
     _stop: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
@@ -326,6 +327,7 @@ class ParticipantService:
                 self._former_plan = self._state.plan_hash
         self.reporter.rows_stand()
         if are_others:
+            self._told_under = self._state.plan_hash
             self.reporter.rows_changed(repr(table))
             await self._say_hello()
 
@@ -360,7 +362,7 @@ class ParticipantService:
             else:
                 self.reporter.worked(work.task, seconds)
         kind = "evaluation" if isinstance(message, Evaluation) else "update"
-        return Entry(work.sequence, kind, codec.encode(message))
+        return Entry(work.sequence, kind, codec.encode(replace(message, epoch=work.model.epoch)))
 
     async def _computed(self, work: Work) -> ModelUpdate | Evaluation:
         """Compute what ``work`` asks for, of one table from beginning to end; raises `DataError` when there is none."""
@@ -427,7 +429,7 @@ class ParticipantService:
     async def _beat(self) -> None:
         unanswered, unsettled, patience = 0, 0, UNSETTLED_BEATS
         while True:
-            unanswered = 0 if self._state.has_plan else unanswered + 1
+            unanswered = 0 if self._is_known() else unanswered + 1
             if unanswered > UNANSWERED_BEATS:
                 self.reporter.no_model_yet()
                 await self._say_hello()
@@ -441,7 +443,12 @@ class ParticipantService:
             else:
                 unsettled += 1
             heartbeat = Heartbeat(
-                self.federation, self.name, self._state.incarnation, self._state.activity, self._state.bulletin
+                self.federation,
+                self.name,
+                self._state.incarnation,
+                self._state.activity,
+                self._state.bulletin,
+                epoch=self._state.epoch,
             )
             message = replace(
                 self._outgoing("heartbeat", heartbeat, "heartbeat"),
@@ -451,6 +458,10 @@ class ParticipantService:
             with suppress(TransportError):  # a missed one says just what it should
                 await self.transport.publish(message)
             await asyncio.sleep(self.heartbeat_seconds)
+
+    def _is_known(self) -> bool:
+        """Whether our last hello has been heard: we are in the roster, and other rows make another plan."""
+        return self._state.is_known and not (self._told_under and self._told_under == self._state.plan_hash)
 
     async def _publish(self, message: Outgoing, *, again: bool = False) -> None:
         await publish_until_confirmed(

@@ -70,14 +70,21 @@ class WorkerState:
         return "idle" if self.in_flight is None else "awaiting"
 
     @property
-    def has_plan(self) -> bool:
-        """Whether there is a model, and the plan it belongs to: they come by queues of their own."""
-        return self.model is not None and self.model.plan_hash == self.plan_hash
+    def is_known(self) -> bool:
+        """Whether there is a model that has us in its roster, and its plan, which comes by a queue of its own."""
+        standing = None if self.model is None else self.model.roster.get(self.participant)
+        known = standing is not None and standing.incarnation == self.incarnation
+        return known and self.model is not None and self.model.plan_hash == self.plan_hash
 
     @property
     def bulletin(self) -> int:
         """The newest seen."""
         return 0 if self.model is None else self.model.bulletin
+
+    @property
+    def epoch(self) -> int:
+        """The term in which that was published; 0 where none was."""
+        return 0 if self.model is None else self.model.epoch
 
 
 @dataclass(frozen=True, slots=True, eq=False)

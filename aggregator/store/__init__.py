@@ -79,10 +79,11 @@ class Store(Protocol):
     def cells(self) -> dict[str, bytes]:
         """Return what was kept of the state; empty for a new federation."""
 
-    def take_over(self) -> int:
-        """Raise the epoch by one, durably, and return it: whoever holds an older one can commit nothing more.
+    def take_over(self, above: int = 0) -> int:
+        """Raise the epoch, durably, and return it: whoever holds an older one can commit nothing more.
 
-        It is 0 in a new store. Of several that take over at once each gets an epoch of its own.
+        It is 0 in a new store, and one up each time; or one more than ``above``, where that is higher. Of several that
+        take over at once each gets an epoch of its own.
         """
 
     def commit(self, commit: Commit) -> None:

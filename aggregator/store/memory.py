@@ -50,11 +50,11 @@ class MemoryStore:
         """Return what was kept of the state; empty for a new federation."""
         return dict(self._open().cells)
 
-    def take_over(self) -> int:
-        """Raise the epoch by one and return it: whoever holds an older one can commit nothing more."""
+    def take_over(self, above: int = 0) -> int:
+        """Raise the epoch and return it: whoever holds an older one can commit nothing more."""
         memory = self._open()
         with memory.lock:
-            memory.epoch += 1
+            memory.epoch = max(memory.epoch, above) + 1
             self._epoch = memory.epoch
             return memory.epoch
 

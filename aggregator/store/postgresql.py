@@ -68,6 +68,14 @@ _AGAIN_SECONDS = 0.2
 #: Epochs whose last commit is known by its token.
 _KEPT_TOKENS = 100
 
+_FORGET_TOKENS = """
+    DELETE FROM meta
+    WHERE CASE WHEN starts_with(key, 'commit/') THEN CAST(substr(key, 8) AS BIGINT) <= ? ELSE false END
+"""
+
+#: What a server says that is there, and not ready yet.
+_STARTING = "starting up"
+
 #: Bytes of a name in PostgreSQL.
 _LONGEST_NAME = 63
 
@@ -137,15 +145,13 @@ class PostgreSQLStore(SQLStore):
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._connection: psycopg.Connection[Any] | None = None
+        self._was_open = False
         try:
-            with self._lock:
-                self._connect()
             self._in_transaction("cannot be opened", self._check_existing if read_only else self._prepare)
-        except psycopg.Error as error:
-            raise self._error("cannot be opened", error) from None
         except BaseException:
             self.close()
             raise
+        self._was_open = True
 
     def _parsed(self, url: str, password: str | None) -> dict[str, Any]:
         try:
@@ -209,7 +215,8 @@ class PostgreSQLStore(SQLStore):
             if self._execute(query, (self._schema,)).fetchone() is None:
                 self._execute(f'CREATE SCHEMA "{self._schema}"')
             self._create_tables()
-        self._claim()
+            self._claim()
+        self._check_claim()
 
     def _check_existing(self) -> None:
         if not self._exists():
@@ -235,9 +242,9 @@ class PostgreSQLStore(SQLStore):
         self._write(commit)
         self._put_meta(name, token)
 
-    def _next_epoch(self) -> int:
-        epoch = super()._next_epoch()
-        self._execute("DELETE FROM meta WHERE key = ?", (f"commit/{epoch - _KEPT_TOKENS}",))
+    def _next_epoch(self, above: int) -> int:
+        epoch = super()._next_epoch(above)
+        self._execute(_FORGET_TOKENS, (epoch - _KEPT_TOKENS,))
         return epoch
 
     def close(self) -> None:
@@ -288,7 +295,8 @@ class PostgreSQLStore(SQLStore):
     def _may_try_again(self, error: psycopg.Error) -> bool:
         """Whether the next attempt may go better: on a new connection, or without who holds the lock."""
         if self._connection is None:  # connecting itself failed
-            return _words(error) == _AWAY
+            # At first that may be a wrong host, which waiting does not mend.
+            return _words(error) == _AWAY and (self._was_open or _STARTING in str(error))
         if self._connection.closed:
             self._disconnect()
             return not self._read_only

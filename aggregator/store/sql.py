@@ -156,14 +156,15 @@ class SQLStore(ABC):
             self._execute(table.format(new="IF NOT EXISTS", **self._types))
 
     def _claim(self) -> None:
-        """Make a new store this federation's; raises `StoreError` where it is another's."""
-        if self._meta("layout") is None:
-            for key, value in {"layout": str(LAYOUT), "federation": self._federation, "epoch": "0"}.items():
-                self._put_meta(key, value)
-        self._check_claim()
+        """Make a new store this federation's."""
+        for key, value in {"layout": str(LAYOUT), "federation": self._federation, "epoch": "0"}.items():
+            self._put_meta(key, value)
 
     def _check_claim(self) -> None:
         """Raise `StoreError` where the store is not this federation's, in this layout."""
+        for key in ("layout", "federation", "epoch"):
+            if self._meta(key) is None:
+                raise self._damaged("meta", key)
         if self._meta("layout") != str(LAYOUT):
             raise StoreError(
                 f"the store {self.place} was written by another version of fedmq: use that version, or another store"
@@ -182,13 +183,13 @@ class SQLStore(ABC):
 
     # --- epochs --------------------------------------------------------------------------------
 
-    def take_over(self) -> int:
-        """Raise the epoch by one, durably, and return it: whoever holds an older one can commit nothing more."""
-        self._epoch = self._in_transaction("could not be written", self._next_epoch)
+    def take_over(self, above: int = 0) -> int:
+        """Raise the epoch, durably, and return it: whoever holds an older one can commit nothing more."""
+        self._epoch = self._in_transaction("could not be written", partial(self._next_epoch, above))
         return self._epoch
 
-    def _next_epoch(self) -> int:
-        epoch = self._kept_epoch() + 1
+    def _next_epoch(self, above: int) -> int:
+        epoch = max(self._kept_epoch(), above) + 1
         self._put_meta("epoch", str(epoch))
         return epoch
 

@@ -117,13 +117,18 @@ class SQLiteStore(SQLStore):
 
     def _prepare(self, *, read_only: bool) -> None:
         tables = {name for (name,) in self._read("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if tables and not {"meta", "cells", "ledger"} <= tables:
+        if self.place != _IN_MEMORY and not {"meta", "cells", "ledger"} <= tables:
             raise StoreError(f"{self.place} is no store of ours: use another file")
-        if self.place != _IN_MEMORY and (found := self._read("PRAGMA quick_check(1)")[0][0]) != "ok":
+        if self.place != _IN_MEMORY and (found := self._read("PRAGMA integrity_check(1)")[0][0]) != "ok":
             raise StoreError(f"the store {self.place} is damaged ({_first_line(found)}): {_BACKUP}")
         if read_only:
             with self._lock, self._told("cannot be opened"):
                 self._database.execute("BEGIN")  # until it is closed: all that is read is of one moment
+                if self._is_first_layout():
+                    raise StoreError(
+                        f"the store {self.place} was written by a former version of fedmq: the service brings it up to "
+                        "date when it starts"
+                    )
                 self._check_claim()
         else:
             self._in_transaction("cannot be opened", self._make_current, pragmas=_PRAGMAS)
@@ -131,10 +136,13 @@ class SQLiteStore(SQLStore):
     def _make_current(self) -> None:
         if self.place == _IN_MEMORY:
             self._create()
-        columns = [row[1] for row in self._execute("PRAGMA table_info(meta)").fetchall()]
-        if columns == ["key", "value"]:
+        if self._is_first_layout():
             self._take_over_first_layout()
         self._check_claim()
+
+    def _is_first_layout(self) -> bool:
+        """Whether its rows have no checksums yet."""
+        return [row[1] for row in self._execute("PRAGMA table_info(meta)").fetchall()] == ["key", "value"]
 
     def _take_over_first_layout(self) -> None:
         """Copy a store without checksums, as layout 1 was, into tables of ours: all of it or, when killed, nothing."""

@@ -1,6 +1,6 @@
 """The transport contract over RabbitMQ: AMQP 0-9-1 with aio-pika, kept connected.
 
-Three kinds of task keep things going:
+Four kinds of task keep things going:
 
 ===============  =================================  ==================================================
 who              waits for                          then
@@ -9,6 +9,8 @@ the supervisor   the link to be gone                next URL, with jittered back
                                                     link again; declares; `connections` yields
 each consumer    its channel to be gone             declares if only the channel went; a new channel
                  (error, queue deleted, link lost)  with its own prefetch; consumes again
+its watch        a heartbeat                        asks whether the queue has a consumer; if not,
+                                                    gives up the subscription
 a publication    the broker's answer                returns or raises
 ===============  =================================  ==================================================
 

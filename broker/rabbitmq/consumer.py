@@ -2,6 +2,10 @@
 
 It waits for its channel to be gone (by an error, a deleted queue, a lost link), and has a new one with
 its own prefetch as soon as there is a link. What was unsettled on the old channel comes again.
+
+A consumer may also end without a word to us, and who waits for deliveries would wait for ever. So the broker is asked
+at each heartbeat whether the queue has a consumer. Of several that share a queue it counts the others too:
+these have to see to it themselves that deliveries reach them.
 """
 
 from __future__ import annotations
@@ -54,12 +58,15 @@ class RabbitMQConsumer:
         # Held while the subscription is made, paused, resumed or ended.
         self._changing = asyncio.Lock()
         self._subscription: Subscription | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, link: Link) -> None:
         """Subscribe on ``link``, and see to it that there is a subscription from now on."""
         await self._subscribe(link)
-        self._keeper = keep_going(self._keep(link), f"consumer of {self._queue}")
+        self._tasks = [
+            keep_going(self._keep(link), f"consumer of {self._queue}"),
+            keep_going(self._watch(), f"watch over the consumer of {self._queue}"),
+        ]
 
     async def take(self) -> Delivery:
         """Return the next delivery, waiting for it."""
@@ -98,8 +105,8 @@ class RabbitMQConsumer:
         """End the subscription; what is unsettled goes back."""
         self._closed = True
         self._forget(self)
-        if self._keeper is not None:
-            await end(self._keeper)
+        for task in self._tasks:
+            await end(task)
         async with self._changing:
             await self._drop_subscription()
         self._arrival.set()
@@ -113,6 +120,20 @@ class RabbitMQConsumer:
             if not link.gone.is_set():
                 self._tell_lost(f"the broker ended the consumer of {self._queue}: {subscription.reason}", 0)
             link = await self._subscribe_again()
+
+    async def _watch(self) -> None:
+        """Give up a subscription that the broker knows nothing of, when it is asked for the second time."""
+        suspected: str | None = None
+        while True:
+            await asyncio.sleep(self._supervisor.heartbeat_seconds)
+            subscription = self._subscription
+            tag = None if subscription is None else subscription.tag
+            if subscription is None or tag is None or subscription.gone.is_set() or await subscription.is_known():
+                suspected = None
+            elif suspected != tag:
+                suspected = tag
+            elif subscription.tag == tag:  # nobody has paused it meanwhile
+                subscription.lose("it knows of no consumer there")
 
     async def _subscribe_again(self) -> Link:
         for attempt in itertools.count(1):

@@ -75,6 +75,8 @@ class Link:
         self._connections: list[aio_pika.Connection] = []
         self._publisher = Publisher(partial(self._open_channel, publishing=True), self.gone)
         self._block_watch: asyncio.Task[None] | None = None
+        self._asking = asyncio.Lock()
+        self._questions: AbstractChannel | None = None
 
     async def open(self, tls: TLSSettings, heartbeat_seconds: int) -> None:
         """Connect both. Raises `TransportUnavailable` or `CredentialsRefused`."""
@@ -138,6 +140,16 @@ class Link:
             async with asyncio.timeout(ANSWER_SECONDS), passing_channel(self.open_channel) as channel:
                 for topology in topologies:
                     await declare_topology(channel, topology)
+
+    async def count_consumers(self, queue: str) -> int:
+        """Ask how many consumers ``queue`` has, whoever they are. Raises `NotDeclared` where there is no such queue."""
+        with in_our_words():
+            async with asyncio.timeout(ANSWER_SECONDS), self._asking:
+                if self._questions is None or self._questions.is_closed:
+                    self._questions = await self.open_channel()
+                raw = await self._questions.get_underlay_channel()
+                answer = await raw.queue_declare(queue, passive=True)
+                return answer.consumer_count or 0
 
     async def publish(self, message: Outgoing, timeout_seconds: float) -> None:
         """Send ``message`` and wait for the answer."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from broker.errors import TransportError
+from broker.errors import NotDeclared, TransportError
 from broker.rabbitmq.channels import close_channel
 from broker.rabbitmq.words import ANSWER_SECONDS, FAILURES, in_our_words, said
 
@@ -38,7 +38,8 @@ class Subscription:
         self._receive = receive
         self._channel = channel
         self._unsettled: set[int] = set()
-        self._tag: str | None = None
+        #: Of the consumer, unless it is stopped; another one each time that it starts.
+        self.tag: str | None = None
 
     @classmethod
     async def open(cls, link: Link, queue: str, receive: Receive, *, prefetch: int) -> Subscription:
@@ -59,7 +60,7 @@ class Subscription:
 
     async def start(self) -> None:
         """Consume, unless it does already."""
-        if self._tag is not None:
+        if self.tag is not None:
             return
         try:
             with in_our_words():
@@ -69,11 +70,11 @@ class Subscription:
             # Also where the channel is still open: without an answer nobody knows whether it consumes.
             self.lose(str(error))
             raise
-        self._tag = answer.consumer_tag
+        self.tag = answer.consumer_tag
 
     async def stop(self) -> bool:
         """Cancel the consumer and keep the channel; False where it is not there to be stopped."""
-        tag, self._tag = self._tag, None
+        tag, self.tag = self.tag, None
         if tag is None or self.gone.is_set():
             return False
         try:
@@ -84,6 +85,15 @@ class Subscription:
             self.lose(str(error))
             return False
         return True
+
+    async def is_known(self) -> bool:
+        """Whether the broker, too, says that somebody consumes here; it is believed to where it does not answer."""
+        try:
+            return await self._link.count_consumers(self._queue) > 0
+        except NotDeclared:
+            return False
+        except TransportError:
+            return True
 
     async def close(self) -> None:
         """Close the channel: the broker puts back what is unsettled."""

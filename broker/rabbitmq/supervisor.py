@@ -45,7 +45,7 @@ class Supervisor:
         self._addresses = addresses
         self._user = user
         self._tls = tls
-        self._heartbeat_seconds = heartbeat_seconds
+        self.heartbeat_seconds = heartbeat_seconds
         self._backoff = backoff
         self._rng = rng
         self._on_event = on_event
@@ -135,7 +135,7 @@ class Supervisor:
     async def _open(self, address: Address) -> Link:
         link = Link(address, self._user, self.tell)
         try:
-            await link.open(self._tls, self._heartbeat_seconds)
+            await link.open(self._tls, self.heartbeat_seconds)
             await link.declare(self.topologies)
         except BaseException:
             await link.close()

@@ -171,8 +171,8 @@ def run_each(work: Sequence[Work], *, jobs: int | None = None, on_run: OnRun | N
     workers = max(1, min(jobs or os.cpu_count() or 1, len(work)))
     others = set(multiprocessing.active_children())
     with (
-        _environment(_ONE_THREAD),
-        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_die_quietly) as pool,
+        one_thread(),
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=die_quietly) as pool,
     ):
         try:
             for made, seconds in pool.map(_timed, work):
@@ -190,7 +190,7 @@ def run_each(work: Sequence[Work], *, jobs: int | None = None, on_run: OnRun | N
             raise
 
 
-def _die_quietly() -> None:
+def die_quietly() -> None:
     """Let an interrupted process end without a word: the one that started it has the last."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
@@ -203,10 +203,10 @@ def _timed(work: Work) -> tuple[Run, float]:
 
 
 @contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set variables for the processes that are started meanwhile."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+def one_thread() -> Iterator[None]:
+    """Let the processes that are started meanwhile fit with one thread each."""
+    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    os.environ.update(_ONE_THREAD)
     try:
         yield
     finally:

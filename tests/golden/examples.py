@@ -424,6 +424,11 @@ EXAMPLES_SINCE: Mapping[int, Mapping[str, Message]] = MappingProxyType(
             "released-of-a-table": RELEASED_OF_A_TABLE,
             "released-wide": RELEASED_WIDE,
         },
+        4: {
+            "heartbeat-of-a-term": replace(HEARTBEAT, epoch=3),
+            "update-weights-of-a-term": replace(WEIGHTS, epoch=3),
+            "evaluation-of-a-term": replace(EVALUATION, epoch=3),
+        },
     }
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,8 +50,13 @@ class Aggregator:
         self.states: list[State] = []
         self.transport: MemoryTransport = world.broker.transport("aggregator")
         self.store = SQLiteStore(world.folder / "aggregator.sqlite", FEDERATION)
+        self.releases: list[ReleasedModel] = []
         reporter = aggregator_reporter(
-            world.settings, self.registry, Health(), on_step=lambda state, _: self.states.append(state)
+            world.settings,
+            self.registry,
+            Health(),
+            on_step=lambda state, _: self.states.append(state),
+            on_release=self.releases.append,
         )
         self.service = aggregator_service(world.settings, self.transport, self.store, reporter)
         self.service.in_thread = self.in_line
@@ -285,3 +291,36 @@ async def test_an_aggregator_that_waits_for_its_turn_ends_in_order_when_it_is_as
         second.service.stop()
         await there.until(second.task.done)
         assert first.serves
+
+
+async def test_a_store_from_a_backup_is_taken_up_while_all_participants_go_on(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, sites: list[Site]
+) -> None:
+    quiet = await trained(tmp_path_factory.mktemp("quiet"), sites, "incremental-newton")
+    async with world(tmp_path, sites, strategy="incremental-newton") as there:
+        first = there.aggregator("first")
+        await there.until(lambda: first.serves)
+        for site in sites:
+            there.start(site)
+        await there.until(lambda: first.version >= 2)
+        with (
+            sqlite3.connect(there.folder / "aggregator.sqlite") as live,
+            sqlite3.connect(there.folder / "copy") as copy,
+        ):
+            live.backup(copy)
+        await there.until(lambda: first.version >= 8)
+        # Some terms more, so that the participants have heard of them.
+        for _ in range(3):
+            await first.kill()
+            first = there.aggregator("again")
+            await there.until(lambda: first.serves)  # noqa: B023 - at once
+        await first.kill()
+        for file in there.folder.glob("aggregator.sqlite*"):
+            file.unlink()
+        (there.folder / "copy").rename(there.folder / "aggregator.sqlite")
+        second = there.aggregator("second")
+        await there.until(lambda: bool(second.releases) and second.states[-1].progress.lost_epoch > 0)
+        assert second.states[-1].progress.lost_epoch >= 4
+        assert second.states[-1].progress.lost_from <= 8
+        no_version_is_missing_or_twice(second.store)
+    assert coefficients(second.releases[-1]) == pytest.approx(coefficients(quiet), abs=1e-8)

@@ -243,3 +243,25 @@ async def test_a_transport_that_is_left_leaves_no_task_and_no_connection(vhost: 
         await transport.publish(letter(1))
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
+
+
+async def test_a_consumer_that_ended_without_a_word_is_noticed_and_made_anew(vhost: VHost) -> None:
+    listener = Listener()
+    async with RabbitMQTransport(
+        [vhost.amqp_url()], on_event=listener, backoff=QUICK, heartbeat_seconds=1
+    ) as transport:
+        await transport.declare(queue())
+        consumer = await transport.consume("q", prefetch=10)
+        paused = await transport.consume("q", prefetch=10)
+        await paused.pause()
+        subscription = consumer._subscription
+        assert subscription is not None
+        assert subscription.tag is not None
+        # Behind the back of the subscription, as when the frame that says so gets lost.
+        await subscription.raw.basic_cancel(subscription.tag)
+        await transport.publish(letter(1))
+        assert "no consumer" in (await listener.next("consumer-lost")).detail
+        assert bodies(await take(consumer, 1)) == [1]
+        assert [happening.kind for happening in listener.heard] == ["connected", "consumer-lost"]
+        assert paused._subscription is not None
+        assert paused._subscription.tag is None

@@ -55,32 +55,41 @@ class ServiceProcess:
         self.port = port
         self._arguments = list(arguments)
         # The sources by their path: the environment of the tests may have fedmq installed, or not.
-        self._environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment}
+        self.environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment}
         self._folder = folder
         self._log = folder / f"{name}.log"
 
     def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def start(self, **more: str) -> None:
+        """Start it, perhaps again, with ``more`` in its environment."""
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "fedmq", *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=self._environment,
+                env={**self.environment, **more},
                 cwd=self._folder,
                 # A test run that is killed cannot tell its children; the kernel does.
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - one system call
             )
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
 
+    @property
+    def code(self) -> int | None:
+        """The exit code, minus the signal where one killed it; None while it runs."""
+        return self._process.poll()
+
     def run(self, command: Sequence[str]) -> int:
         """Run another command where the service runs, as a healthcheck does; return its exit code."""
         return subprocess.run(
-            command, env=self._environment, cwd=self._folder, check=False, capture_output=True, timeout=STOP_SECONDS
+            command, env=self.environment, cwd=self._folder, check=False, capture_output=True, timeout=STOP_SECONDS
         ).returncode
 
     def get(self, path: str) -> tuple[int, str]:
@@ -112,7 +121,11 @@ class ServiceProcess:
 
     def log(self) -> str:
         """Return the last lines of what it wrote."""
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-30:])
+        return "\n".join(self.output().splitlines()[-30:])
+
+    def output(self) -> str:
+        """Return all that it wrote, in all its lives."""
+        return self._log.read_text(errors="replace")
 
 
 class Federation:

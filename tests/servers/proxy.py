@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import suppress
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _CHUNK_BYTES = 1 << 16
 
@@ -18,6 +22,9 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._cut = False
+        self._forwarding: list[list[asyncio.Task[None]]] = []
+        self._answering = asyncio.Event()
+        self._answering.set()
         self.port = 0
 
     async def __aenter__(self) -> Self:
@@ -29,6 +36,8 @@ class Proxy:
         assert self._server is not None
         self._server.close()
         self.cut()
+        for task in self._tasks:
+            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self) -> None:
@@ -38,8 +47,20 @@ class Proxy:
             writer.transport.abort()
 
     def heal(self) -> None:
-        """Forward new connections again."""
+        """Forward new connections again, and answers."""
         self._cut = False
+        self._answering.set()
+
+    def hold_answers(self) -> None:
+        """Keep back what the server says, until healed; it still hears all that the client says."""
+        self._answering.clear()
+
+    def freeze(self) -> None:
+        """Forward nothing more on the connections there are, and tell nobody; new ones are forwarded."""
+        for forwarding in self._forwarding:
+            for pump in forwarding:
+                pump.cancel()
+        self._forwarding.clear()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -58,18 +79,61 @@ class Proxy:
         with suppress(OSError):
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
             self._writers.add(far_writer)
+            pumps = [
+                asyncio.create_task(_pump(reader, far_writer)),
+                asyncio.create_task(_pump(far_reader, writer, self._answering)),
+            ]
+            self._forwarding.append(pumps)
             try:
-                await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+                await asyncio.wait(pumps)
+                if pumps not in self._forwarding:  # frozen: both ends stay open
+                    await asyncio.Event().wait()
             finally:
                 self._writers.discard(far_writer)
                 far_writer.transport.abort()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pump(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event | None = None
+) -> None:
     try:
         while chunk := await reader.read(_CHUNK_BYTES):
+            if gate is not None:
+                await gate.wait()
             writer.write(chunk)
             await writer.drain()
-    finally:
-        # Either end gone is both gone: half a connection would keep the other side waiting.
-        writer.transport.abort()
+    except OSError:
+        pass
+    except asyncio.CancelledError:
+        return  # frozen
+    # Either end gone is both gone: half a connection would keep the other side waiting.
+    writer.transport.abort()
+
+
+class ProxyThread:
+    """The same network for tests that are not asynchronous themselves."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._started.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._ending.set)
+        self._thread.join()
+
+    def tell(self, do: Callable[[Proxy], None]) -> None:
+        """Let the proxy ``do`` something."""
+        self._loop.call_soon_threadsafe(do, self._proxy)
+
+    async def _serve(self) -> None:
+        self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
+        async with Proxy(self._target) as self._proxy:
+            self.port = self._proxy.port
+            self._started.set()
+            await self._ending.wait()

@@ -272,18 +272,23 @@ class VHost:
         where = f"127.0.0.1:{port or self.rabbitmq.port}"
         return f"amqp://{credentials}@{where}/{quote(self.name, safe='')}"
 
-    def wait_until_registered(self, queue: str) -> None:
-        """Wait until a new quorum queue would survive ``kill -9``.
+    def wait_until_registered(self, *queues: str) -> None:
+        """Wait until new quorum queues, all there are where none is named, would survive ``kill -9``.
 
         The node keeps the names of its quorum queues in a file that it writes seconds late. Killed
         before, it starts again with a queue that has no leader, confirmed messages or not.
         """
         names = next((self.rabbitmq.folder / "data").glob("*/quorum/*/names.dets"))
         deadline = time.monotonic() + _START_SECONDS
-        while f"{self.name}_{queue}".encode() not in names.read_bytes():
+        wanted = queues or self.quorum_queues()
+        while missing := [queue for queue in wanted if f"{self.name}_{queue}".encode() not in names.read_bytes()]:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the queue {queue} was not registered in {_START_SECONDS:g} s")
+                raise TimeoutError(f"the queue {missing[0]} was not registered in {_START_SECONDS:g} s")
             time.sleep(_POLL_SECONDS)
+
+    def quorum_queues(self) -> list[str]:
+        """Return the names of the quorum queues."""
+        return [each["name"] for each in self.rabbitmq.api("GET", "queues", self.name) if each["type"] == "quorum"]
 
     def delete_queue(self, queue: str) -> None:
         """Delete a queue underneath its consumers."""

@@ -186,11 +186,11 @@ class Story:
         return self
 
     def heartbeat(
-        self, name: str, bulletin: int | None = None, state: Any = "idle", *, incarnation: str = "i1"
+        self, name: str, bulletin: int | None = None, state: Any = "idle", *, incarnation: str = "i1", epoch: int = 0
     ) -> Self:
         """Let ``name`` say that it lives; without ``bulletin`` it has the newest."""
         seen = self.state.progress.bulletin if bulletin is None else bulletin
-        return self.happens(HeartbeatArrived(Heartbeat("heart", name, incarnation, state, seen), self.now))
+        return self.happens(HeartbeatArrived(Heartbeat("heart", name, incarnation, state, seen, epoch), self.now))
 
     def goodbye(self, name: str, *, incarnation: str = "i1") -> Self:
         return self.happens(GoodbyeArrived(Goodbye("heart", name, incarnation), self.now))

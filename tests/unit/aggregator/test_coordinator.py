@@ -8,8 +8,8 @@ from unit.aggregator.story import FEATURES, Story, rules, scores
 
 from aggregator import coordinator
 from aggregator.announcement import asked_of, global_model
-from aggregator.coordinator import restored, step
-from aggregator.events import EVERYBODY, GiveUp, HeartbeatArrived, Include, Record, Reject, Release, Tick
+from aggregator.coordinator import MOST_TERMS_LOST, restored, step
+from aggregator.events import EVERYBODY, GiveUp, HeartbeatArrived, Include, Outrun, Record, Reject, Release, Tick
 from aggregator.state import cells
 from aggregator.strategies import StrategyOptions, make_strategy
 from broker.messages import Heartbeat, LocalWork
@@ -903,3 +903,43 @@ def test_where_more_are_asked_than_are_waited_for_one_who_goes_is_replaced_and_t
     assert [to for to, _ in story.models] == [EVERYBODY]
     story.trains(second)
     assert story.version == 1
+
+
+# --- a store that came from a backup --------------------------------------------------------------
+
+
+def test_a_participant_that_has_heard_of_what_was_never_published_shows_that_the_store_is_an_older_one() -> None:
+    story = training("a", "b", max_versions=9).trains("a", "b")
+    epoch, bulletin = story.state.progress.epoch, story.state.progress.bulletin
+    for heard in ((epoch, bulletin), (epoch - 1, bulletin + 5), (0, bulletin + 5)):
+        story.heartbeat("a", heard[1], epoch=heard[0])
+        assert not story.last(Outrun), heard
+    for heard in ((epoch, bulletin + 1), (epoch + 1, 1)):
+        story.heartbeat("a", heard[1], epoch=heard[0])
+        assert story.last(Outrun) == [Outrun(heard[0])], heard
+
+
+def test_who_claims_to_have_heard_of_millions_of_terms_uses_up_no_numbers() -> None:
+    story = training("a", "b", max_versions=9)
+    story.heartbeat("a", 1, epoch=story.state.progress.epoch + MOST_TERMS_LOST)
+    assert not story.last(Outrun)
+
+
+def test_what_was_made_of_versions_that_are_lost_is_refused_also_when_their_numbers_come_again() -> None:
+    story = training("a", "b", max_versions=9).trains("a", "b")
+    story.state, _ = restored(story.state, 0.0, 8, outrun=7)
+    assert story.state.progress.lost_from == story.version == 1
+    assert story.trains("a", epoch=7, base_version=1).verdicts == ["accepted"], "the backup has that one"
+    story.trains("b", epoch=8, base_version=1)
+    assert story.version == 2
+    assert story.trains("a", epoch=7, base_version=2).verdicts == ["future-version"]
+    assert story.model.roster["a"].refusal == "future-version"
+    assert story.trains("a", epoch=8, base_version=2).verdicts == ["accepted"]
+    assert story.trains("b", epoch=0, base_version=2).verdicts == ["accepted"], "who tells no term is believed"
+
+
+def test_a_store_that_is_taken_up_again_forgets_no_lost_versions() -> None:
+    story = training("a", "b", max_versions=9).trains("a", "b")
+    story.state, _ = restored(story.state, 0.0, 8, outrun=7)
+    story.trains("a", "b", epoch=8).restart()
+    assert (story.state.progress.lost_from, story.state.progress.lost_epoch) == (1, 7)

@@ -23,8 +23,8 @@ from golden.examples import (
     FEATURES,
     FIRTH_INFORMATION,
     FIRTH_SCORE,
+    GOODBYE,
     GRADIENTS,
-    HEARTBEAT,
     HELLO,
     HELLO_OF_CLASSES,
     INFORMATION,
@@ -262,37 +262,35 @@ NEXT = SCHEMA + 1
 
 
 @dataclass(frozen=True, slots=True)
-class GrownHeartbeat:
-    """A `Heartbeat` as the next schema might have it."""
+class GrownGoodbye:
+    """A `Goodbye` as the next schema might have it."""
 
     federation: str
     participant: str
     incarnation: str
-    state: str
-    bulletin: int
     mood: str = field(default="good", metadata={"since": NEXT})
     words: dict[str, int] = field(default_factory=dict, metadata={"since": NEXT})
 
 
 @pytest.fixture
 def next_schema(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this side speak the next schema, in which `Heartbeat` has two fields more."""
+    """Let this side speak the next schema, in which `Goodbye` has two fields more."""
     monkeypatch.setattr(codec, "SCHEMA", NEXT)
-    monkeypatch.setitem(codec._TYPES, "Heartbeat", GrownHeartbeat)
+    monkeypatch.setitem(codec._TYPES, "Goodbye", GrownGoodbye)
 
 
 @pytest.mark.usefixtures("next_schema")
 @pytest.mark.parametrize("schema", range(1, NEXT))
 def test_a_body_of_an_older_schema_gets_the_default_of_a_new_field(schema: int) -> None:
-    message = decode(body_of(HEARTBEAT, schema=schema))
-    assert isinstance(message, GrownHeartbeat)
+    message = decode(body_of(GOODBYE, schema=schema))
+    assert isinstance(message, GrownGoodbye)
     assert (message.mood, message.words) == ("good", {})
 
 
 @pytest.mark.usefixtures("next_schema")
 def test_a_body_of_the_new_schema_has_the_new_field() -> None:
-    message = decode(body_of(HEARTBEAT, schema=NEXT, mood="bad", words={"a": 1}))
-    assert isinstance(message, GrownHeartbeat)
+    message = decode(body_of(GOODBYE, schema=NEXT, mood="bad", words={"a": 1}))
+    assert isinstance(message, GrownGoodbye)
     assert (message.mood, message.words) == ("bad", {"a": 1})
 
 
@@ -307,7 +305,7 @@ def test_a_body_of_the_new_schema_has_the_new_field() -> None:
 )
 def test_a_body_holds_what_its_own_schema_says(schema: int, extra: dict[str, Any], sentence: str) -> None:
     with pytest.raises(MalformedMessage, match=sentence):
-        decode(body_of(HEARTBEAT, schema=schema, **extra))
+        decode(body_of(GOODBYE, schema=schema, **extra))
 
 
 @pytest.mark.parametrize(

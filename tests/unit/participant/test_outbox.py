@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
+from broker.checksum import with_checksum
 from participant.errors import OutboxError, ParticipantError
 from participant.outbox import Entry, Outbox
 
@@ -108,22 +111,6 @@ def test_its_salt_is_drawn_once_and_for_itself_alone(outbox: Outbox, path: Path,
     other.close()
 
 
-def test_an_outbox_from_before_there_was_a_salt_gets_one_and_keeps_what_it_has(outbox: Outbox, path: Path) -> None:
-    outbox.put(FIRST)
-    outbox.close()
-    database = sqlite3.connect(path)
-    database.execute("DELETE FROM meta WHERE key = 'salt'")
-    database.commit()
-    database.close()
-    again = reopened(path)
-    salt = again.salt
-    assert (again.entries(), again.incarnation) == ([FIRST], "first")
-    again.close()
-    later = reopened(path)
-    assert later.salt == salt != ""
-    later.close()
-
-
 def test_what_put_returned_from_is_on_the_disk_and_not_only_with_the_system(outbox: Outbox) -> None:
     """A power failure cannot be had in a test: SQLite is asked whether it waits for the disk (2 is FULL)."""
     assert outbox._database.execute("PRAGMA synchronous").fetchone() == (2,)
@@ -164,11 +151,70 @@ def test_another_owner_is_refused_and_spoils_nothing(outbox: Outbox, path: Path,
 def test_a_file_of_another_layout_is_refused(outbox: Outbox, path: Path) -> None:
     outbox.close()
     database = sqlite3.connect(path)
-    database.execute("UPDATE meta SET value = '2' WHERE key = 'layout'")
+    database.execute(
+        "UPDATE meta SET value = ?, checksum = ? WHERE key = ?", (*with_checksum("layout", "3")[1:], "layout")
+    )
     database.commit()
     database.close()
     with pytest.raises(OutboxError, match="written by another version of fedmq"):
         reopened(path)
+
+
+def written_by_layout_1(path: Path, *, layout: str = "1") -> None:
+    """Make the file that a former version would have left."""
+    database = sqlite3.connect(path)
+    database.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+    database.execute("CREATE TABLE outbox (sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, body BLOB NOT NULL)")
+    meta = {"layout": layout, "owner": "heart/h1", "incarnation": "first", "last": "2", "salt": "00"}
+    database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+    database.execute("INSERT INTO outbox VALUES (2, 'evaluation', ?)", (SECOND.body,))
+    database.commit()
+    database.close()
+
+
+def test_a_file_without_checksums_is_taken_over_with_all_that_it_has(path: Path) -> None:
+    written_by_layout_1(path)
+    for _ in range(2):
+        outbox = reopened(path)
+        assert (outbox.incarnation, outbox.salt, outbox.last_sequence) == ("first", "00", 2)
+        assert outbox.entries() == [SECOND]
+        outbox.close()
+
+
+def test_an_outbox_from_before_there_was_a_salt_gets_one_and_keeps_what_it_has(path: Path) -> None:
+    written_by_layout_1(path)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("DELETE FROM meta WHERE key = 'salt'")
+    with closing(reopened(path)) as outbox:
+        salt = outbox.salt
+        assert (outbox.entries(), outbox.incarnation) == ([SECOND], "first")
+    with closing(reopened(path)) as later:
+        assert later.salt == salt != ""
+
+
+def test_taking_over_is_whole_or_not_at_all(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written_by_layout_1(path)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("participant.outbox.with_checksum", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            reopened(path)
+    outbox = reopened(path)
+    assert outbox.entries() == [SECOND]
+    outbox.close()
+
+
+def test_a_file_without_checksums_of_an_unknown_layout_is_refused(path: Path) -> None:
+    written_by_layout_1(path, layout="0")
+    with pytest.raises(OutboxError, match="written by another version of fedmq"):
+        reopened(path)
+
+
+def test_its_pages_suit_large_vectors(outbox: Outbox) -> None:
+    assert outbox._database.execute("PRAGMA page_size").fetchone() == (32768,)
 
 
 @pytest.mark.parametrize(
@@ -186,8 +232,103 @@ def test_somebody_elses_tables_are_refused(path: Path) -> None:
     database.execute("CREATE TABLE meta (something, else_)")
     database.commit()
     database.close()
-    with pytest.raises(OutboxError, match=f"the outbox {path} could not be read"):
+    with pytest.raises(OutboxError, match=f"{path} is no outbox of ours: give this participant a state folder"):
         reopened(path)
+
+
+# --- what is damaged ------------------------------------------------------------------------------
+
+NEW_FOLDER = r"damaged.*start this participant with a new state folder; it counts as a new one then"
+
+
+@pytest.mark.parametrize("body", [FIRST.body, bytes(200_000)])
+def test_an_entry_with_another_bit_is_not_sent(outbox: Outbox, path: Path, body: bytes) -> None:
+    outbox.put(Entry(1, "update", body))
+    outbox.close()
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE outbox SET body = ?", (bytes([body[0] ^ 1]) + body[1:],))
+    again = reopened(path)
+    with pytest.raises(OutboxError, match=NEW_FOLDER):
+        again.entries()
+    again.close()
+
+
+@pytest.mark.parametrize("key", ["incarnation", "salt", "last", "layout", "owner"])
+def test_whatever_it_knows_of_itself_is_not_believed_with_another_letter(outbox: Outbox, path: Path, key: str) -> None:
+    outbox.close()
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE meta SET value = value || '0' WHERE key = ?", (key,))
+
+    def use() -> None:
+        with closing(reopened(path)) as again:
+            assert again.incarnation
+            assert again.salt
+            assert again.last_sequence == 0
+
+    with pytest.raises(OutboxError, match=NEW_FOLDER):
+        use()
+
+
+@pytest.mark.parametrize("n_bytes", [100, 5000, 40_000, 98_304])
+def test_a_file_that_was_cut_off_is_told_with_what_to_do(outbox: Outbox, path: Path, n_bytes: int) -> None:
+    outbox.put(Entry(1, "update", bytes(100_000)))
+    outbox.close()
+    path.write_bytes(path.read_bytes()[:n_bytes])
+
+    def use() -> None:
+        with closing(reopened(path)) as again:
+            again.entries()
+
+    with pytest.raises(OutboxError, match=NEW_FOLDER):
+        use()
+
+
+def test_a_bit_that_flips_anywhere_is_told_in_a_sentence_or_makes_no_difference(outbox: Outbox, path: Path) -> None:
+    outbox.put(SECOND)
+    kept = (outbox.incarnation, outbox.salt, outbox.last_sequence, outbox.entries())
+    outbox.close()
+    whole, rng = path.read_bytes(), random.Random(3)
+    used = [at for at, byte in enumerate(whole) if byte]
+    n_found = 0
+    for at in rng.sample(used, 150):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :])
+        try:
+            with closing(reopened(path)) as again:
+                assert (again.incarnation, again.salt, again.last_sequence, again.entries()) == kept, at
+        except OutboxError:
+            n_found += 1
+    assert n_found > 100
+
+
+def test_a_disk_that_is_full_is_told_and_with_room_it_goes_on(path: Path) -> None:
+    """In a process of its own, whose files may not grow beyond a limit."""
+    with subprocess.Popen([sys.executable, "-c", _UNTIL_FULL, str(path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = process.stdout.read().splitlines()
+    assert process.returncode == 0
+    assert "could not be written" in said[0]
+    assert "check its folder, the free space" in said[0]
+    assert said[1:] == ["[1]", "[2]"]
+
+
+_UNTIL_FULL = """
+import resource, signal, sys
+from participant.errors import OutboxError
+from participant.outbox import Entry, Outbox
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+outbox = Outbox(sys.argv[1], owner="heart/h1", incarnation="first")
+outbox.put(Entry(1, "update", bytes(1000)))
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, resource.RLIM_INFINITY))
+try:
+    outbox.put(Entry(2, "update", bytes(2_000_000)))
+except OutboxError as error:
+    print(error)
+print([each.sequence for each in outbox.entries()])
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+outbox.put(Entry(2, "update", bytes(2_000_000)))
+outbox.close()
+print([each.sequence for each in Outbox(sys.argv[1], owner="heart/h1", incarnation="x").entries()])
+"""
 
 
 @pytest.mark.parametrize("where", ["missing/h1.sqlite", "."])

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from broker.url import Address, TLSSettings
 
 
+#: A password is not mended within seconds, and the broker logs each attempt.
+REFUSED_TIMES = 8
+
+
 class Supervisor:
     """Keeps a link, and knows what is to be declared on the next one; see `RabbitMQTransport`."""
 
@@ -88,9 +92,9 @@ class Supervisor:
             await self.connections.changed()
         return self._link
 
-    async def pause(self, attempt: int) -> None:
-        """Wait after failure number ``attempt``, counted from 1."""
-        await asyncio.sleep(self._backoff.seconds(attempt, self._rng))
+    async def pause(self, attempt: int, *, times: int = 1) -> None:
+        """Wait after failure number ``attempt``, counted from 1; ``times`` as long as usual."""
+        await asyncio.sleep(times * self._backoff.seconds(attempt, self._rng))
 
     def tell(self, kind: Any, detail: str, attempt: int = 0) -> None:
         """Tell the listener what happened, in a sentence without secrets."""
@@ -120,6 +124,7 @@ class Supervisor:
         """Try the addresses in turn until one of them gives a link that has all we need."""
         addresses = itertools.cycle(self._addresses)
         for attempt in itertools.count(1):
+            times = 1
             try:
                 return await self._open(next(addresses))
             except TransportUnavailable as error:
@@ -129,7 +134,8 @@ class Supervisor:
                     raise
                 # It did work before: somebody is changing a password or restoring the broker.
                 self.tell("refused", str(error), attempt)
-            await self.pause(attempt)
+                times = REFUSED_TIMES
+            await self.pause(attempt, times=times)
         raise AssertionError("counting never ends")
 
     async def _open(self, address: Address) -> Link:

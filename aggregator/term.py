@@ -18,8 +18,6 @@ from hashlib import sha256
 from random import Random
 from typing import Any, Literal, TypeVar
 
-import numpy as np
-
 from aggregator import coordinator
 from aggregator.admission import ANSWERS
 from aggregator.errors import NoFinalModel, StoreError, TrainingFailed
@@ -45,12 +43,12 @@ from aggregator.events import (
 from aggregator.probe import probe
 from aggregator.publisher import Publisher
 from aggregator.report import Reporter
-from aggregator.state import Rules, State, changes, from_cells, pack_cell
+from aggregator.state import Rules, State, changes, from_cells, pack_cell, weights_hash
 from aggregator.store import Commit, ReleasedBody, Store
 from broker import codec
 from broker.errors import ForgedMessage, MalformedMessage, RemoteMessageError, TransportUnavailable
 from broker.failpoints import Reached
-from broker.messages import Array, Evaluation, Goodbye, Heartbeat, Hello, ModelUpdate, Plan, ReleasedModel
+from broker.messages import Evaluation, Goodbye, Heartbeat, Hello, ModelUpdate, Plan, ReleasedModel
 from broker.retry import publish_until_confirmed
 from broker.topology import MODELS, RELEASED, presence_queue, probe_key, released_key, routing_key
 from broker.transport import Consumer, Delivery, Outgoing, Transport
@@ -281,7 +279,7 @@ class Term:
             cells={key: None if value is None else pack_cell(value) for key, value in changed.items()},
             records=_of_type(actions, Record),
             includes=_of_type(actions, Include),
-            version_hashes={made.version: _hash(made.weights) for made in _of_type(actions, Made)},
+            version_hashes={made.version: weights_hash(made.weights) for made in _of_type(actions, Made)},
             releases=tuple(
                 ReleasedBody(action.model.version, action.model.epoch, codec.encode(action.model))
                 for action in _of_type(actions, Release)
@@ -423,7 +421,3 @@ _SENT_AS: dict[str, type[Any]] = {
 
 def _of_type(actions: Sequence[Action], kind: type[T]) -> tuple[T, ...]:
     return tuple(action for action in actions if isinstance(action, kind))
-
-
-def _hash(weights: Array) -> str:
-    return sha256(np.ascontiguousarray(weights).data).hexdigest()

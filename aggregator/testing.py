@@ -445,6 +445,13 @@ class StoreContract:
         store.commit(Commit(7, {}))
         assert store.take_over() == 8
 
+    def test_who_knows_of_a_higher_epoch_takes_over_above_it(self, store: Store) -> None:
+        assert store.take_over() == 1
+        assert store.take_over(above=9) == 10
+        assert store.take_over(above=4) == 11
+        with pytest.raises(FencedError):
+            store.commit(Commit(10, {}))
+
     def test_an_epoch_taken_is_not_given_again_when_the_store_is_opened_again(
         self, store: Store, tmp_path: Path
     ) -> None:

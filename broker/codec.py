@@ -104,10 +104,14 @@ class _Room:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Context:
-    """What a decoder knows besides the bytes: the schema they claim, the lengths the plan implies, and its limits."""
+    """What a decoder knows besides the bytes: the schema they claim, the lengths the plan implies, and its limits.
+
+    ``is_kept``: they are no message, but were kept here, and claim no schema.
+    """
 
     schema: int = SCHEMA
     sizes: Sizes | None = None
+    is_kept: bool = False
     room: _Room = dataclasses.field(default_factory=_Room)
 
 
@@ -160,8 +164,8 @@ def pack(record: Any) -> bytes:
 
 
 def unpack(kind: type[T], body: bytes) -> T:
-    """Return what `pack` made of a ``kind``; raises `MalformedMessage`."""
-    record: T = _record(kind)[0](_unpack(body, len(body)), kind.__name__, Context())
+    """Return what `pack` made of a ``kind``, perhaps before it had all of its fields; raises `MalformedMessage`."""
+    record: T = _record(kind)[0](_unpack(body, len(body)), kind.__name__, Context(is_kept=True))
     return record
 
 
@@ -284,16 +288,22 @@ def _make_record(kind: Any) -> Codec:
     fields = {item.name: item for item in dataclasses.fields(kind)}
     codecs = {name: _codec(hints[name], item.metadata.get("size")) for name, item in fields.items()}
     since = {name: item.metadata.get("since", 1) for name, item in fields.items()}
+    required = {
+        name
+        for name, item in fields.items()
+        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+    }
 
     def read(plain: Plain, place: str, context: Context) -> Any:
         if type(plain) is not dict:
             raise MalformedMessage(f"{place}: not a map")
         known = {name for name in fields if since[name] <= context.schema}
-        missing = known - plain.keys()
+        missing = (required if context.is_kept else known) - plain.keys()
         unknown = plain.keys() - known
         if missing or (unknown and context.schema <= SCHEMA):
             raise MalformedMessage(f"{place}: {len(missing)} fields missing, {len(unknown)} unknown")
-        return kind(**{name: codecs[name][0](plain[name], f"{place}.{name}", context) for name in known})
+        told = known & plain.keys()
+        return kind(**{name: codecs[name][0](plain[name], f"{place}.{name}", context) for name in told})
 
     def write(record: Any) -> Plain:
         return {name: codec[1](getattr(record, name)) for name, codec in codecs.items()}

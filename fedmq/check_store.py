@@ -31,6 +31,8 @@ from broker.settings import SettingsError
 #: Between bytes made on two machines: their libraries may sum in another order.
 SAME_TO = 1e-9
 
+NO_VERSION = "nothing: no version is made yet"
+
 
 @dataclass(slots=True)
 class Report:
@@ -44,7 +46,7 @@ class Report:
     ledger: dict[str, int] = field(default_factory=dict)
     included: int = 0
     waiting: int = 0
-    recomputed: str = "nothing: there is no version yet"
+    recomputed: str = NO_VERSION
     defects: list[str] = field(default_factory=list)
 
 
@@ -86,7 +88,8 @@ def check(store: Store, settings: AggregatorSettings) -> Report:
     ledger = _Ledger(state)
     for entry in store.ledger():
         report.defects += ledger.take(entry)
-    is_whole = ledger.n_rows < settings.keep_ledger  # else the oldest may be gone, and counts say less
+    # Else the oldest may be gone, or what came after the backup that this was, and counts say less.
+    is_whole = ledger.n_rows < settings.keep_ledger and not state.progress.lost_epoch
     report.defects += [defect for member in state.members.values() for defect in ledger.defects(member, whole=is_whole)]
     report.ledger, report.included = dict(sorted(ledger.verdicts.items())), ledger.included.total()
     report.waiting = sum(member.pending != "" for member in state.members.values())
@@ -175,7 +178,7 @@ def _made_again(state: State, versions: dict[int, str], included: dict[str, floa
     """Return what could be made again, in words, and what came out differently."""
     version, recipe = state.progress.version, state.recipe
     if not version:
-        return Report.recomputed, []
+        return NO_VERSION, []
     if recipe is None:
         return f"by hashes only: version {version} is made of more than {LARGEST_RECIPE // 1024**2} MiB", []
     if recipe.surroundings.version != version or state.weights is None:

@@ -291,6 +291,20 @@ def simulate(scenario: str | None, out: Path | None, seeds: Sequence[int], jobs:
         run_simulate(scenario, out=out, as_json=as_json, seeds=seeds, jobs=jobs)
 
 
+@cli.command(short_help="Let everything go wrong on a virtual clock, and check what is promised.")
+@click.option("--seeds", default="0-99", show_default=True, metavar="A-B", help="The first and the last seed.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Runs at a time; one on each core by default.")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as a document.")
+@click.option("--broken", metavar="NAME", help="Break a promise on purpose, to see that it is noticed.")
+@click.option("--trace", is_flag=True, help="Print everything that was seen, run by run.")
+def chaos(seeds: str, jobs: int | None, broken: str | None, *, as_json: bool, trace: bool) -> None:
+    """Run federations that suffer every fault, a seed each, and end with 1 if a promise is broken."""
+    _keep_fits_apart()
+    from fedmq.chaos.command import run_chaos
+
+    run_chaos(seeds, jobs=jobs, as_json=as_json, broken=broken, trace=trace)
+
+
 def _says_threads(config: Path | None, flags: dict[str, Any]) -> bool:
     """Whether anything sets `threads`; asked before the settings are loaded, for numpy comes with them."""
     if "threads" in flags or "FEDMQ_THREADS" in os.environ:

@@ -4,7 +4,7 @@
 code  means
 ====  =====================================================================================
 0     done
-1     something broke that the user could not have known: a bug, a full disk, a lost store
+1     something broke that the user could not have known: a bug, a full disk, a lost store; a promise, in `fedmq chaos`
 2     the input is wrong: an option, a setting, a table, an unreachable broker, a password
 3     training has ended, and there is no model to be had from these rows as it was asked for
 130   interrupted by the user
@@ -33,6 +33,10 @@ class ProcessFailed(CommandError):
     """One of the processes of a training ended, and would end again."""
 
 
+class PromiseBroken(CommandError):
+    """A run of `fedmq chaos` has broken a promise of ours."""
+
+
 class ModelNotWritten(CommandError):
     """The model is trained and could not be written."""
 
@@ -45,7 +49,11 @@ def exit_code(error: BaseException) -> int:
     """Return the exit code for one of our errors."""
     if isinstance(error, NoFinalModel):
         return NO_MODEL
-    return FAILED if isinstance(error, StoreError | OutboxError | ProcessFailed | ModelNotWritten) else WRONG_INPUT
+    return (
+        FAILED
+        if isinstance(error, StoreError | OutboxError | ProcessFailed | PromiseBroken | ModelNotWritten)
+        else WRONG_INPUT
+    )
 
 
 def ours_in(error: BaseException) -> BaseException | None:

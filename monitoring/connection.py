@@ -8,7 +8,6 @@ import structlog
 
 from monitoring.http import Health
 
-
 #: Attempts that each have a line in the log; later ones come every two seconds or so, for as long as it takes.
 ATTEMPTS_LOGGED = 5
 #: And then so many share one.

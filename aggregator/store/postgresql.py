@@ -55,8 +55,8 @@ class Limits:
     """
 
     connect_seconds: int = 5
-    idle_seconds: int = 3
-    lock_seconds: int = 4
+    idle_seconds: int = 1
+    lock_seconds: int = 2
     statement_seconds: int = 30
     transaction_seconds: int = 60
     patience_seconds: int = 30
@@ -176,8 +176,14 @@ class PostgreSQLStore(SQLStore):
         return {**defaults, **given, **fixed}
 
     def _connect(self) -> None:
-        connection = psycopg.connect(**self._parameters, autocommit=True, prepare_threshold=None)
-        self._connection = connection
+        self._connection = psycopg.connect(**self._parameters, autocommit=True, prepare_threshold=None)
+        try:
+            self._configure()
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _configure(self) -> None:
         limits = self._limits
         settings = {
             "search_path": f'"{self._schema}"',

@@ -219,6 +219,7 @@ def test_the_federation_trains_and_the_model_is_written_and_released(
     assert len(scores.splitlines()) == 130
 
 
+@pytest.mark.fault("B19")
 def test_who_sends_by_a_detour_under_the_name_of_another_is_found_out(broker: Broker, deployment: Deployment) -> None:
     """Permissions do not prevent an exchange called like an own queue; the user in the message still tells."""
 
@@ -407,6 +408,7 @@ TRIES = {
 
 
 @pytest.mark.parametrize("user", TRIES)
+@pytest.mark.fault("B33", "B34", "B35", "B36")
 async def test_what_a_user_is_not_there_for_is_refused(declared: Broker, user: str) -> None:
     connection = await aio_pika.connect(declared.url(user))
     async with connection:
@@ -421,6 +423,7 @@ async def test_what_a_user_is_not_there_for_is_refused(declared: Broker, user: s
 
 
 @pytest.mark.parametrize("user_id", ["va", "aggregator", "nobody"])
+@pytest.mark.fault("B19")
 async def test_a_message_cannot_bear_another_user_than_the_one_who_sends_it(declared: Broker, user_id: str) -> None:
     async with _channel(declared.url("cleveland")) as channel:
         await _publish(channel, "fedmq.updates", "heart.heartbeat.cleveland", "cleveland")

@@ -144,6 +144,7 @@ def test_refused_credentials_end_a_service_at_its_first_start_with_one_sentence(
 
 
 @pytest.mark.rabbitmq
+@pytest.mark.fault("F40")
 def test_services_are_ready_when_they_serve_and_end_in_order_when_told_to(vhost: VHost, tmp_path: Path) -> None:
     url = vhost.amqp_url()
     site = {**CLEVELAND, "aggregator_user": "tester", "least_fit_seconds": "0.2"}

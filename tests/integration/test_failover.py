@@ -179,6 +179,7 @@ def no_version_is_missing_or_twice(store: SQLiteStore) -> None:
     assert len(included) == len(set(included)) > 0
 
 
+@pytest.mark.fault("F20", "F26")
 async def test_when_the_one_that_serves_is_killed_another_goes_on_where_it_stopped(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, sites: list[Site]
 ) -> None:
@@ -200,6 +201,7 @@ async def test_when_the_one_that_serves_is_killed_another_goes_on_where_it_stopp
     assert coefficients(released) == pytest.approx(coefficients(quiet), abs=1e-8)
 
 
+@pytest.mark.fault("F26")
 async def test_an_aggregator_that_was_frozen_in_a_commit_and_comes_back_commits_nothing_and_waits_for_its_turn(
     tmp_path: Path, sites: list[Site]
 ) -> None:
@@ -226,6 +228,7 @@ async def test_an_aggregator_that_was_frozen_in_a_commit_and_comes_back_commits_
         no_version_is_missing_or_twice(first.store)
 
 
+@pytest.mark.fault("F26")
 async def test_models_of_an_older_term_are_taken_by_no_participant(tmp_path: Path, sites: list[Site]) -> None:
     async with world(tmp_path, sites, strategy="fedbuff", max_versions=40, patience=1000) as there:
         first = there.aggregator("first")
@@ -267,6 +270,7 @@ async def test_a_probe_is_believed_of_aggregators_only(tmp_path: Path, sites: li
         )
 
 
+@pytest.mark.fault("F26")
 async def test_an_aggregator_whose_deliveries_go_to_another_stands_down(tmp_path: Path, sites: list[Site]) -> None:
     async with world(tmp_path, sites) as there:
         first = there.aggregator("first")
@@ -293,6 +297,7 @@ async def test_an_aggregator_that_waits_for_its_turn_ends_in_order_when_it_is_as
         assert first.serves
 
 
+@pytest.mark.fault("F28")
 async def test_a_store_from_a_backup_is_taken_up_while_all_participants_go_on(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, sites: list[Site]
 ) -> None:

@@ -106,6 +106,7 @@ async def test_a_port_where_nobody_speaks_amqp_is_unreachable_too(vhost: VHost) 
     assert_no_secret(caught.value)
 
 
+@pytest.mark.fault("F41")
 async def test_a_service_that_was_running_waits_for_its_password_to_be_mended(vhost: VHost) -> None:
     listener = Listener()
     url = vhost.amqp_url(user="alice")

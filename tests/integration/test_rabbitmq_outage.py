@@ -24,6 +24,7 @@ pytestmark = pytest.mark.rabbitmq
 QUICK = Backoff(0.02, 0.2)
 
 
+@pytest.mark.fault("F23")
 async def test_confirmed_messages_and_the_consumer_survive_a_broker_that_is_killed(vhost: VHost) -> None:
     listener = Listener()
     async with RabbitMQTransport([vhost.amqp_url()], on_event=listener, backoff=QUICK) as transport:
@@ -61,6 +62,7 @@ async def test_a_consumer_goes_on_after_its_broker_was_killed(vhost: VHost) -> N
         assert (again.redelivered, held.redelivered) == (True, False)
 
 
+@pytest.mark.fault("F36")
 async def test_a_consumer_comes_back_when_its_queue_is_deleted_underneath(vhost: VHost) -> None:
     listener = Listener()
     async with RabbitMQTransport([vhost.amqp_url()], on_event=listener, backoff=QUICK) as transport:
@@ -100,6 +102,7 @@ async def test_a_cluster_is_reached_through_any_of_its_nodes(vhost: VHost) -> No
         assert [happening.kind for happening in listener.heard] == ["unreachable", "connected"]
 
 
+@pytest.mark.fault("F25")
 async def test_a_frozen_broker_is_given_up_and_nobody_is_cancelled(vhost: VHost) -> None:
     # The client ends what waits on a connection without heartbeats in CancelledError.
     listener = Listener()
@@ -138,6 +141,7 @@ async def test_a_confirmation_that_does_not_come_in_time_is_no_confirmation(vhos
             await publish_until_confirmed(transport, letter(3), rng=random.Random(1), backoff=QUICK)
 
 
+@pytest.mark.fault("F27")
 async def test_a_broker_that_is_full_blocks_publishers_says_so_and_still_takes_settlements(vhost: VHost) -> None:
     listener = Listener()
     async with RabbitMQTransport([vhost.amqp_url()], on_event=listener, publish_timeout_seconds=3) as transport:
@@ -201,6 +205,7 @@ async def test_a_forbidden_message_harms_none_of_those_under_way_with_it(vhost: 
         assert [happening.kind for happening in listener.heard] == ["connected"]
 
 
+@pytest.mark.fault("F41")
 async def test_a_permission_that_is_taken_away_is_noticed(vhost: VHost) -> None:
     listener, url = Listener(), vhost.amqp_url(user="alice")
     async with RabbitMQTransport([url], on_event=listener, backoff=QUICK) as alice:
@@ -245,6 +250,7 @@ async def test_a_transport_that_is_left_leaves_no_task_and_no_connection(vhost: 
     assert asyncio.all_tasks() == before
 
 
+@pytest.mark.fault("F36")
 async def test_a_consumer_that_ended_without_a_word_is_noticed_and_made_anew(vhost: VHost) -> None:
     listener = Listener()
     async with RabbitMQTransport(

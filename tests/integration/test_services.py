@@ -151,6 +151,7 @@ async def world(folder: Path, sites: dict[str, Site], **settings: Any) -> AsyncI
         await made.stack.aclose()
 
 
+@pytest.mark.fault("B19", "B24", "F38")
 async def test_malformed_and_forged_messages_are_dead_lettered_and_counted_and_training_goes_on(
     tmp_path: Path, sites: dict[str, Site]
 ) -> None:
@@ -181,6 +182,7 @@ async def test_malformed_and_forged_messages_are_dead_lettered_and_counted_and_t
     assert [each.name for each in model.participants] == sorted(sites)
 
 
+@pytest.mark.fault("B26")
 async def test_a_participant_takes_no_model_from_anybody_but_the_aggregator(
     tmp_path: Path, sites: dict[str, Site]
 ) -> None:
@@ -263,6 +265,7 @@ async def test_a_site_that_joins_after_the_release_makes_another_one_of_everybod
     assert second.version > first.version
 
 
+@pytest.mark.fault("B28")
 async def test_a_site_whose_columns_differ_is_told_so_and_the_others_go_on(
     tmp_path: Path, sites: dict[str, Site], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -277,6 +280,7 @@ async def test_a_site_whose_columns_differ_is_told_so_and_the_others_go_on(
     assert [each.name for each in model.participants] == ["cleveland", "hungarian", "switzerland"]
 
 
+@pytest.mark.fault("F30")
 async def test_a_dead_site_does_not_hold_up_the_end(tmp_path: Path, sites: dict[str, Site]) -> None:
     async with world(tmp_path, sites, sweep_seconds=60.0) as w:
         await w.start_aggregator()
@@ -289,6 +293,7 @@ async def test_a_dead_site_does_not_hold_up_the_end(tmp_path: Path, sites: dict[
     assert set(model.metrics.test_by_site) == {"cleveland", "hungarian", "va"}
 
 
+@pytest.mark.fault("F35")
 async def test_a_model_that_was_lost_on_the_way_is_sent_again(tmp_path: Path, sites: dict[str, Site]) -> None:
     async with world(tmp_path, sites, strategy="fedavg", deadline_seconds=0.5, quorum=3) as w:
         await w.start_aggregator()
@@ -305,6 +310,7 @@ async def test_a_model_that_was_lost_on_the_way_is_sent_again(tmp_path: Path, si
     assert included["va"] >= 5
 
 
+@pytest.mark.fault("F40")
 async def test_services_end_in_order_when_they_are_asked_to(tmp_path: Path, sites: dict[str, Site]) -> None:
     async with world(tmp_path, sites, max_versions=10_000) as w:
         await w.start_aggregator()

@@ -22,6 +22,7 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._cut = False
+        self._ending = False
         self._forwarding: list[list[asyncio.Task[None]]] = []
         self._answering = asyncio.Event()
         self._answering.set()
@@ -35,6 +36,7 @@ class Proxy:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
+        self._ending = True
         self.cut()
         for task in self._tasks:
             task.cancel()
@@ -71,6 +73,9 @@ class Proxy:
         try:
             if not self._cut:
                 await self._forward(reader, writer)
+        except asyncio.CancelledError:
+            if not self._ending:
+                raise
         finally:
             self._writers.discard(writer)
             writer.transport.abort()
@@ -89,13 +94,13 @@ class Proxy:
                 if pumps not in self._forwarding:  # frozen: both ends stay open
                     await asyncio.Event().wait()
             finally:
+                for pump in pumps:
+                    pump.cancel()
                 self._writers.discard(far_writer)
                 far_writer.transport.abort()
 
 
-async def _pump(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event | None = None
-) -> None:
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event | None = None) -> None:
     try:
         while chunk := await reader.read(_CHUNK_BYTES):
             if gate is not None:

@@ -131,6 +131,10 @@ class RabbitMQ:
             self._node.kill()
             self._node = None
 
+    def lose_disk(self) -> None:
+        """Forget all that a killed node has kept: users, vhosts, queues, messages."""
+        shutil.rmtree(self.folder / "data")
+
     def restart(self) -> None:
         """Kill the node and start it again on the same folder."""
         self.kill()
@@ -294,14 +298,23 @@ class VHost:
         """Delete a queue underneath its consumers."""
         self.rabbitmq.api("DELETE", "queues", self.name, queue)
 
+    def make(self) -> None:
+        """Make the vhost, with nothing in it."""
+        self.rabbitmq.api("PUT", "vhosts", self.name, body={})
+
+    def depth(self, queue: str) -> int:
+        """Return how many messages are ready in a queue."""
+        asked = {"count": 1000, "ackmode": "ack_requeue_true", "encoding": "base64"}
+        return len(self.rabbitmq.api("POST", "queues", self.name, queue, "get", body=asked))
+
 
 def fresh_vhost(rabbitmq: RabbitMQ) -> Iterator[VHost]:
     """Make a vhost for one test."""
     # The slash shows who forgets to quote.
-    name = f"test/{secrets.token_hex(4)}"
-    rabbitmq.api("PUT", "vhosts", name, body={})
-    yield VHost(rabbitmq, name)
-    rabbitmq.api("DELETE", "vhosts", name)
+    vhost = VHost(rabbitmq, f"test/{secrets.token_hex(4)}")
+    vhost.make()
+    yield vhost
+    rabbitmq.api("DELETE", "vhosts", vhost.name)
 
 
 def _answers(port: int) -> bool:

@@ -35,12 +35,14 @@ def test_a_fresh_update_of_what_is_asked_is_accepted(story: Story) -> None:
     assert verdict(story, story.update("a")) == "accepted"
 
 
+@pytest.mark.fault("B20")
 def test_nobody_is_known_before_its_hello_nor_when_its_columns_do_not_fit(story: Story) -> None:
     assert verdict(story, story.update("stranger")) == "unknown-participant"
     story.hello("b", features=("weight",))
     assert verdict(story, story.update("b")) == "unknown-participant"
 
 
+@pytest.mark.fault("B22", "F32")
 def test_a_number_that_was_received_is_a_duplicate_whatever_else_may_be_wrong_with_it(story: Story) -> None:
     again = story.update("a", sequence=1, plan_hash="other", base_version=99, n_samples=-1.0)
     assert verdict(story, again) == "duplicate"
@@ -63,6 +65,7 @@ def test_a_number_that_was_received_is_a_duplicate_whatever_else_may_be_wrong_wi
         ({"loss": float("nan")}, "out-of-bounds"),
     ],
 )
+@pytest.mark.fault("B17", "B23", "B25")
 def test_an_update_that_cannot_be_used_is_refused_for_the_first_reason(
     story: Story, other: dict[str, Any], expected: str
 ) -> None:
@@ -74,6 +77,7 @@ def test_an_update_is_refused_while_the_one_before_is_in_no_model(story: Story) 
     assert verdict(story, story.update("a")) == "unasked"
 
 
+@pytest.mark.fault("B16")
 def test_the_norm_of_an_update_may_reach_the_bound_and_not_exceed_it(story: Story) -> None:
     at_the_bound = np.array([6.0, 8.0, 0.0])
     assert verdict(story, story.update("a", at_the_bound)) == "accepted"
@@ -82,6 +86,7 @@ def test_the_norm_of_an_update_may_reach_the_bound_and_not_exceed_it(story: Stor
 
 
 @pytest.mark.parametrize("phase", ["verifying", "converged"])
+@pytest.mark.fault("B24")
 def test_no_step_is_taken_for_a_model_that_is_not_trained_any_further(story: Story, phase: str) -> None:
     assert verdict(replace_phase(story, phase), story.update("a", kind="moments")) == "training-over"
 

@@ -35,6 +35,7 @@ def verifying(*names: str, **given: object) -> Story:
 # --- enrolling ------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("B20")
 def test_whoever_is_not_on_the_list_is_turned_away_and_leaves_no_trace() -> None:
     story = Story(rules("a")).hello("stranger")
     assert story.actions == [Reject("unknown-participant")]
@@ -58,6 +59,7 @@ def test_with_enough_hellos_everybody_gets_the_plan_and_is_asked_to_train() -> N
     assert (model.version, model.bulletin) == (0, 1)
 
 
+@pytest.mark.fault("B28")
 def test_a_participant_whose_columns_do_not_fit_is_barred_with_the_reason_and_not_asked() -> None:
     story = Story(rules("a", "b", start_with=1)).hello("a").hello("b", features=("age", "weight"))
     standing = story.model.roster["b"]
@@ -186,6 +188,7 @@ def test_nobody_is_asked_while_its_update_is_in_no_model() -> None:
     assert story.asked("b") == "train"
 
 
+@pytest.mark.fault("B22", "F32")
 def test_a_redelivered_update_changes_nothing() -> None:
     story = training("a", "b")
     update = story.update("a")
@@ -202,6 +205,7 @@ def test_an_update_of_somebody_who_never_said_hello_is_turned_away() -> None:
     assert story.actions == [Reject("unknown-participant")]
 
 
+@pytest.mark.fault("F34")
 def test_an_update_that_arrives_after_the_next_version_belongs_to_the_round_after_and_counts_less() -> None:
     story = training("a", "b", max_versions=9)
     late = story.update("b")
@@ -239,6 +243,7 @@ def test_a_second_update_of_somebody_whose_first_is_in_no_model_yet_does_not_dis
     assert story.model.roster["a"].settled == 2, "settled never falls, also when the earlier one is included"
 
 
+@pytest.mark.fault("F30")
 def test_after_the_deadline_a_quorum_is_enough() -> None:
     story = training("a", "b", "c", options=StrategyOptions(quorum=2, deadline_seconds=DEADLINE))
     story.trains("a").later(DEADLINE - 1)
@@ -310,6 +315,7 @@ def test_a_participant_without_its_disk_starts_again_at_one_and_what_it_had_sent
     assert story.state.members["a"].included == 2
 
 
+@pytest.mark.fault("B22")
 def test_what_is_left_of_an_earlier_incarnation_is_refused_once_and_for_ever() -> None:
     story = training("a", "b", max_versions=9)
     unseen = story.update("a")
@@ -640,6 +646,7 @@ def test_a_fit_that_is_refused_for_its_size_is_not_asked_of_the_same_model_again
     assert len(story.last(GiveUp)) == 1
 
 
+@pytest.mark.fault("F31")
 def test_a_process_that_slept_takes_nobody_for_silent() -> None:
     story = Story(rules("a", "b", silence_seconds=10.0)).all_say_hello()
     story.happens(Tick(1e4))
@@ -647,6 +654,7 @@ def test_a_process_that_slept_takes_nobody_for_silent() -> None:
     assert story.wakes_at == 1e4 + 10.0
 
 
+@pytest.mark.fault("F39")
 def test_nothing_is_frozen_and_released_while_nobody_is_there() -> None:
     story = Story(rules("a", "b", standardise=True, silence_seconds=10.0)).all_say_hello()
     story.reports_moments("a")

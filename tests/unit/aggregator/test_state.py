@@ -17,6 +17,7 @@ from aggregator.state import (
     from_cells,
     pack_cell,
     recipe,
+    weights_hash,
 )
 from aggregator.strategies import StrategyState, make_strategy
 from aggregator.strategies.base import ALONE
@@ -211,3 +212,9 @@ def test_a_cell_that_cannot_be_read_is_an_error_and_not_a_guess(key: str) -> Non
     packed = {name: pack_cell(value) for name, value in cells(story.state).items()}
     with pytest.raises(MalformedMessage):
         from_cells(story.rules, packed | {key: packed[key][:-1]})
+
+
+def test_a_version_is_known_by_its_numbers_and_not_by_where_they_lie() -> None:
+    weights = np.arange(6.0)
+    assert weights_hash(weights) == weights_hash(np.arange(12.0).reshape(6, 2)[:, 0] / 2)
+    assert weights_hash(weights) != weights_hash(weights + 1e-15)

@@ -62,6 +62,7 @@ from broker.messages import (
     Frame,
     GlobalModel,
     Hello,
+    LocalWork,
     Message,
     ModelUpdate,
     Plan,
@@ -138,6 +139,15 @@ def test_a_stored_record_comes_back_as_it_was() -> None:
 def test_a_stored_record_that_is_something_else_is_refused() -> None:
     with pytest.raises(MalformedMessage, match="Frame: 2 fields missing, 3 unknown"):
         unpack(Frame, msgpack.packb({"a": 1, "b": 2, "c": 3}))
+
+
+def test_what_was_kept_before_it_had_all_of_its_fields_gets_their_defaults_and_no_message_does() -> None:
+    kept = msgpack.packb({"solver": "newton", "steps": 1, "learning_rate": None, "batch_size": None})
+    assert unpack(LocalWork, kept) == LocalWork("newton", 1, None, None, 0.0)
+    with pytest.raises(MalformedMessage, match="1 fields missing"):
+        unpack(LocalWork, msgpack.packb({"solver": "newton", "steps": 1, "learning_rate": None}))
+    with pytest.raises(MalformedMessage, match="1 fields missing"):
+        decode(msgpack.packb({name: value for name, value in fields_of(WEIGHTS).items() if name != "epoch"}))
 
 
 def test_plans_that_differ_have_different_names() -> None:

@@ -317,6 +317,7 @@ def test_a_refusal_names_the_place(body: bytes, sentence: str) -> None:
         decode(body, sizes=SIZES)
 
 
+@pytest.mark.fault("B18")
 def test_b18_a_body_over_the_cap_is_refused_before_it_is_looked_at() -> None:
     cap = body_cap("update", SIZES)
     with pytest.raises(MalformedMessage, match=f"{cap + 1} bytes; at most {cap} are read"):
@@ -387,6 +388,7 @@ for name, body in bombs.items():
 """
 
 
+@pytest.mark.fault("B06", "B07")
 def test_b06_b07_bombs_cost_neither_much_time_nor_much_memory() -> None:
     """Without limits, 12 MiB of empty maps take 930 MB and five seconds, in which no heartbeat is sent."""
     ended = subprocess.run([sys.executable, "-c", _BOMBS], capture_output=True, text=True, check=False, timeout=60)

@@ -60,7 +60,10 @@ def test_a_broker_that_is_killed_and_loses_its_disk(vhost: VHost, tmp_path: Path
 def test_a_broker_that_is_full_is_waited_for(federation: Standing) -> None:
     rabbitmq = federation.vhost.rabbitmq
     federation.until_version(3)
+    # The command takes seconds, in which the training would end.
+    federation[AGGREGATOR].send(signal.SIGSTOP)
     rabbitmq.control("set_vm_memory_high_watermark", "absolute", "1MB")
+    federation[AGGREGATOR].send(signal.SIGCONT)
     try:
         blocked = [federation[name] for name in (AGGREGATOR, *SITES)]
         federation.until(lambda: any("broker_blocked" in each.output() for each in blocked), "somebody says so")

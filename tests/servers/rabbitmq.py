@@ -19,6 +19,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -85,11 +87,17 @@ class RabbitMQ:
     config: str = ""
     #: Files to put into the node's folder before it starts.
     files: dict[str, bytes] = field(default_factory=dict)
+    #: Of a cluster's nodes: what they know each other by, and the port of the epmd that they share.
+    cookie: str = field(default_factory=lambda: secrets.token_hex(16))
+    epmd_port: int | None = None
 
     def __post_init__(self) -> None:
         self.port, self.management_port, self.tls_port = free_port(), free_port(), free_port()
-        self._epmd_port, self._distribution_port = free_port(), free_port()
-        self._admin_password = secrets.token_urlsafe(12)
+        self._distribution_port = free_port()
+        self._starts_epmd = self.epmd_port is None
+        self._epmd_port = self.epmd_port or free_port()
+        self._admin_password = f"admin-{self.cookie}"
+        self.name = f"fedmq{self.port}@localhost"
         self._epmd: Server | None = None
         self._node: Server | None = None
 
@@ -99,7 +107,9 @@ class RabbitMQ:
         self._seen_folder = self.programs.inside(self.folder)
         try:
             self._write_files()
-            self._start_epmd()
+            if self._starts_epmd:
+                self._start_epmd()
+            self._wait_for_epmd()
             self.start()
         except BaseException:
             self.__exit__()
@@ -186,7 +196,7 @@ class RabbitMQ:
 
     def _write_files(self) -> None:
         cookie = self.folder / ".erlang.cookie"
-        cookie.write_text(secrets.token_hex(16))
+        cookie.write_text(self.cookie)
         cookie.chmod(0o400)
         (self.folder / "enabled_plugins").write_text(f"[{','.join(self.plugins)}].\n")
         for name, content in self.files.items():
@@ -214,7 +224,7 @@ class RabbitMQ:
             "HOME": folder,
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODENAME": f"fedmq{self.port}@localhost",
+            "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_CONFIG_FILE": f"{folder}/rabbitmq.conf",
             "RABBITMQ_ADVANCED_CONFIG_FILE": f"{folder}/advanced.config",
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
@@ -235,10 +245,12 @@ class RabbitMQ:
             environment=self._environment(),
             log=self.folder / "epmd.log",
         )
+
+    def _wait_for_epmd(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
         while not _answers(self._epmd_port):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"epmd did not start: {(self.folder / 'epmd.log').read_text()}")
+                raise TimeoutError(f"there is no epmd at {self._epmd_port}: {(self.folder / 'epmd.log').read_text()}")
             time.sleep(_POLL_SECONDS)
 
     def _speaks_amqp(self) -> bool:
@@ -255,6 +267,29 @@ class RabbitMQ:
         except (OSError, urllib.error.HTTPError):
             return False
         return True
+
+
+@contextmanager
+def cluster(programs: Programs, size: int = 3) -> Iterator[list[RabbitMQ]]:
+    """Give the nodes of a cluster, once they have found each other."""
+    first = RabbitMQ(programs)
+    nodes = [first]
+    while len(nodes) < size:
+        nodes.append(RabbitMQ(programs, cookie=first.cookie, epmd_port=first._epmd_port))
+    peers = ["cluster_formation.peer_discovery_backend = classic_config"]
+    peers += [f"cluster_formation.classic_config.nodes.{number} = {node.name}" for number, node in enumerate(nodes, 1)]
+    for node in nodes:
+        node.config = "\n".join([*peers, node.config])
+    with ExitStack() as stack:
+        with ThreadPoolExecutor() as pool:
+            for started in [pool.submit(node.__enter__) for node in nodes]:
+                stack.push(started.result().__exit__)
+        deadline = time.monotonic() + _START_SECONDS
+        while sum(node["running"] for node in first.api("GET", "nodes")) < size:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the cluster did not form in {_START_SECONDS:g} s:\n{first.output()}")
+            time.sleep(_POLL_SECONDS)
+        yield nodes
 
 
 @dataclass(frozen=True)

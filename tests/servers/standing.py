@@ -21,10 +21,10 @@ from servers.federation import ROOT, ServiceProcess, service
 from broker.failpoints import VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from servers.rabbitmq import VHost
+    from servers.rabbitmq import RabbitMQ, VHost
 
 #: Three sites of real rows.
 DATA = ROOT / "tests" / "data" / "breast_cancer"
@@ -86,7 +86,7 @@ class Standing:
     """Aggregator and participants over ``vhost``, with their state in ``folder``.
 
     ``aggregator`` and ``participant`` are settings beside those that all these federations have; ``ports`` are of
-    proxies between the broker and single services.
+    proxies between the broker and single services, ``nodes`` those of a cluster.
     Without ``is_tapped`` nobody is bound to what participants send but the aggregator.
     """
 
@@ -95,6 +95,7 @@ class Standing:
     aggregator: Mapping[str, object] = field(default_factory=dict)
     participant: Mapping[str, object] = field(default_factory=dict)
     ports: Mapping[str, int] = field(default_factory=dict)
+    nodes: Sequence[RabbitMQ] = ()
     is_tapped: bool = True
     deaths: list[Death] = field(default_factory=list)
     #: Told of each death; what it returns is the failpoint of the next life, where that is to end at one.
@@ -123,6 +124,8 @@ class Standing:
 
     def _service(self, name: str, command: str, settings: Mapping[str, object]) -> ServiceProcess:
         url = self.vhost.amqp_url(user=BROKER_USER, port=self.ports.get(name))
+        if self.nodes:
+            url = ",".join(self.vhost.url(user=BROKER_USER, port=node.port) for node in self.nodes)
         return service(name, command, {"broker": url, **settings}, self.folder)
 
     def __getitem__(self, name: str) -> ServiceProcess:

@@ -112,6 +112,9 @@ class Killer:
             if not self._federation.has_ended(name):
                 self._federation.kill(name)
             return
+        if set(self._federation.judged()) < set(SITES):  # a queue that is being made just then has no leader for ever
+            self._plan_moment(BROKER)
+            return
         vhost = self._federation.vhost
         vhost.wait_until_registered()
         vhost.rabbitmq.restart()

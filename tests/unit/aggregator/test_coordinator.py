@@ -8,8 +8,9 @@ from unit.aggregator.story import FEATURES, Story, rules, scores
 
 from aggregator import coordinator
 from aggregator.announcement import asked_of, global_model
-from aggregator.coordinator import MOST_TERMS_LOST, restored, step
+from aggregator.coordinator import restored, step
 from aggregator.events import EVERYBODY, GiveUp, HeartbeatArrived, Include, Outrun, Record, Reject, Release, Tick
+from aggregator.membership import MOST_TERMS_LOST
 from aggregator.state import cells
 from aggregator.strategies import StrategyOptions, make_strategy
 from broker.messages import Heartbeat, LocalWork

@@ -9,8 +9,8 @@ from unit.aggregator.federation import weights_of
 from unit.aggregator.story import Story, rules
 
 from aggregator import plan as planning
-from aggregator.coordinator import MOST_SUSPECTED
 from aggregator.events import GiveUp, Made
+from aggregator.progression import MOST_SUSPECTED
 from broker.schema import Feature, Label, Schema
 
 AGE = Feature("age", unit="years")

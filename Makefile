@@ -8,12 +8,13 @@ RUN := $(VENV)/bin
 # Debian packages that the tests start servers of; installed only where their programs are missing.
 SERVERS := rabbitmq-server prometheus postgresql amqp-tools openssl
 
-.PHONY: rabbitmq4 demo test checks unit suites servers benchmarks dashboards clean help
+.PHONY: reliability rabbitmq4 demo test checks unit suites servers benchmarks dashboards clean help
 
 help:
 	@echo "make demo        install into $(VENV) and train on four real hospitals"
 	@echo "make test        every check and test; installs the servers they need from Debian when missing"
 	@echo "make rabbitmq4   the transport contract and the compose topology on RabbitMQ 4.x too (root)"
+	@echo "make reliability the tables of docs/reliability.md: 20,000 simulated runs, real kills, failover, a soak (two hours)"
 	@echo "make benchmarks  the figures of docs/performance.md"
 	@echo "make dashboards  write the Grafana dashboard anew"
 	@echo "make clean       remove $(VENV) and what tools left behind"
@@ -73,6 +74,14 @@ benchmarks: $(VENV)/developed servers
 	$(RUN)/python benchmarks/parquet.py
 	$(RUN)/python benchmarks/wide.py
 	$(RUN)/python benchmarks/simulation.py
+
+reliability: $(VENV)/developed servers
+	$(RUN)/fedmq chaos --seeds 0-19999
+	$(RUN)/python benchmarks/kills.py --kills 200
+	$(RUN)/python benchmarks/failover.py --rounds 10
+	$(RUN)/python benchmarks/membership.py
+	$(RUN)/python benchmarks/reconnect.py
+	$(RUN)/python benchmarks/soak.py
 
 dashboards: $(VENV)/developed
 	$(RUN)/python -m monitoring.dashboards

@@ -72,6 +72,7 @@ from aggregator.membership import (
     heartbeat_arrived,
     hello_arrived,
     notice_silence,
+    silences,
     start_if_enough,
 )
 from aggregator.progression import go_on
@@ -81,6 +82,11 @@ from aggregator.steps import Step, announce, phase_entered, then
 
 def step(state: State, event: Event) -> Step:
     """Return the state after ``event``, and what is to be done; commit before anything is sent or acknowledged."""
+    after, actions = _after(state, event)
+    return after, [*silences(state, after), *actions]
+
+
+def _after(state: State, event: Event) -> Step:
     match event:
         case HelloArrived():
             return hello_arrived(state, event)

@@ -248,3 +248,20 @@ def notice_silence(state: State, at: float) -> State:
             for name, p in state.presence.items()
         }
     return replace(state, presence=presence)
+
+
+def silences(before: State, after: State) -> list[Observe]:
+    """Tell who has fallen silent in a step, and who is heard again; ``n_live`` are those whom anything is asked of."""
+    found = []
+    for name, now in after.presence.items():
+        former = before.presence.get(name, now)
+        if former.state == now.state:
+            continue
+        told = {"participant": name, "n_live": len(after.live)}
+        match former.state, now.state:
+            case "live", "silent":
+                found.append(Observe("participant_silent", {**told, "seconds": after.rules.silence_seconds}))
+            case "silent", "live":
+                seconds = now.last_heard - former.last_heard
+                found.append(Observe("participant_heard_again", {**told, "seconds": seconds}))
+    return found

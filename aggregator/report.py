@@ -99,7 +99,7 @@ class Reporter:
                 if fields["loss"] is not None:
                     self._metrics.loss(fields["loss"])
                 self._log.debug("version_made", **fields)
-            case "units_disagree" | "participant_barred":
+            case "units_disagree" | "participant_barred" | "participant_silent":
                 self._log.warning(observation.event, **fields)
             case "phase_entered":
                 self._metrics.phase(fields["phase"])
@@ -120,7 +120,8 @@ class Reporter:
                 name,
                 versions_behind=state.progress.version - member.last_base_version if member.included else None,
                 last_heard=wall - (now - presence.last_heard),
-                awaited=asked_of(state, member) != "",
+                # Who left in order is asked again when it is back; nobody needs to be told that it is not there.
+                awaited=presence.state != "left" and asked_of(state, member) != "",
             )
         self._metrics.participants(counts)
 

@@ -134,11 +134,12 @@ class Term:
                     on_trouble=self.reporter.publication_waits,
                 )
                 await self._begin(epoch)
+                hearing = tasks.create_task(self._consume(presence), name="presence")
                 workers = [
+                    hearing,
                     tasks.create_task(self._consume(self.updates, first), name="updates"),
-                    tasks.create_task(self._consume(presence), name="presence"),
                     tasks.create_task(self._tick(), name="ticks"),
-                    tasks.create_task(self._watch(), name="watch"),
+                    tasks.create_task(self._watch(presence, hearing), name="watch"),
                 ]
                 await self.stop.wait()
                 for worker in workers:
@@ -173,7 +174,7 @@ class Term:
             self.reporter.gave_up_publishing(self._publisher.waiting)
             self._publisher.cancel()
 
-    async def _watch(self) -> None:
+    async def _watch(self, presence: Consumer, hearing: asyncio.Task[None]) -> None:
         """See to it that deliveries reach us: nobody tells an aggregator that it is not the one they go to."""
         while True:
             self._heard.clear()
@@ -183,7 +184,11 @@ class Term:
                 async with asyncio.timeout(UNHEARD_BEATS * self.heartbeat_seconds):
                     await self._heard.wait()
             except TimeoutError:
-                if self.transport.connected and not self._in_hand:
+                if self.transport.connected:
+                    # First the heartbeats, which another one may already wait for: a step in hand can take its time.
+                    hearing.cancel()
+                    await presence.close()
+                    await asyncio.gather(*self._in_hand, return_exceptions=True)
                     raise TermEnded("the broker delivers to another one") from None
             await asyncio.sleep(self.heartbeat_seconds)
 

@@ -6,10 +6,15 @@ four is never killed, and of the aggregators none after the first fifth of the v
 a process grows. A life is judged when it has lasted for half of the run: what it holds in the last tenth of it, when
 training ends, is compared with what it held after the first fifth, in medians of the samples.
 
+The aggregator holds in memory what it has read of its store, up to 64 MiB (SQLite's page cache), and so grows for as
+long as the ledger does. That would hide a leak of that size: the ledger is told to keep its newest rows only, which
+are reached soon, and is read here as it is written. `--keep-ledger` with more than the versions shows how it grows.
+
 At the end training stops by itself, a model is released, and for a quiet minute nothing is killed. Then queues must
 be empty but for the release, and ledger and outboxes must agree: each contribution known once, each version there.
 
     python benchmarks/soak.py                                   # 20 participants, 20,000 versions
+    python benchmarks/soak.py --keep-ledger 1000000             # nothing is forgotten: what the store grows by
     python benchmarks/soak.py --versions 2000 --quiet 10
 """
 
@@ -28,7 +33,7 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +58,8 @@ MOST_GROWTH = 0.05
 #: Seconds.
 SAMPLE_EVERY, LOOK_EVERY, DOWN_AT_MOST, HEARTBEAT, NO_VERSION = 2.0, 0.1, 2.0, 2.0, 120.0
 N_ROWS, N_FEATURES = 60, 8
+#: Rows of the ledger that are read again: no contribution waits for so many others to be included.
+READ_AGAIN = 500
 _PR_SET_PDEATHSIG = 1
 
 
@@ -70,7 +77,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """How large what is kept was at one time: the aggregators' store, and all outboxes."""
+    """How large what is kept was at one time: the aggregators' store, and the largest outbox."""
 
     seconds: float
     version: int
@@ -91,10 +98,12 @@ class Member:
     kills: int = 0
     due: float | None = 0.0
     process: subprocess.Popen[bytes] | None = None
+    _log_begins: int = 0
 
     def start(self) -> None:
         """Begin a life."""
         with self.log.open("ab") as output:
+            self._log_begins = output.tell()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "fedmq", self.command],
                 cwd=ROOT,
@@ -147,9 +156,10 @@ class Member:
 
     def _port(self) -> int:
         """Return the free port that this life has found: one of ours might be taken when it begins again."""
-        with self.log.open(encoding="utf-8") as lines:
-            served = [line for line in lines if '"metrics_served"' in line]
-        return int(json.loads(served[-1])["port"]) if len(served) == self.lives else 0
+        with self.log.open("rb") as lines:
+            lines.seek(self._log_begins)
+            served = [line for line in lines if b'"metrics_served"' in line and line.endswith(b"\n")]
+        return int(json.loads(served[0])["port"]) if served else 0
 
 
 def _die_with_parent() -> None:
@@ -166,10 +176,15 @@ class Soak:
     n_versions: int
     rng: Random
     kill_every: float
+    keep_ledger: int
     members: dict[str, Member] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     stored: list[Stored] = field(default_factory=list)
+    #: What was ever read of the ledger, and of the versions: contribution -> (participant, base version, included in).
+    ledger: dict[str, tuple[str, int, int | None]] = field(default_factory=dict)
+    versions: set[int] = field(default_factory=set)
     version: int = 0
+    _read_to: int = 0
     began: float = field(default_factory=time.monotonic)
 
     def prepare(self) -> None:
@@ -191,6 +206,7 @@ class Soak:
             "patience": 10**9,
             "max_staleness": 10**6,
             "sweep_seconds": 30,
+            "keep_ledger": self.keep_ledger,
         }
         for name in AGGREGATORS:
             self._add(name, "aggregator", {**common, **rules})
@@ -272,9 +288,22 @@ class Soak:
         for member in self.members.values():
             if (held := member.held()) is not None:
                 self.samples.append(Sample(self.now, self.version, member.name, member.lives, *held))
-        outboxes = sum(_size(self.folder / f"{name}.sqlite") for name in self.members)
+        self.read_ledger()
+        outboxes = [_size(self.folder / f"{name}.sqlite") for name in self.members if name not in AGGREGATORS]
         waiting = sum(self.queues().values())
-        self.stored.append(Stored(self.now, self.version, _size(self.folder / "aggregator.sqlite"), outboxes, waiting))
+        self.stored.append(
+            Stored(self.now, self.version, _size(self.folder / "aggregator.sqlite"), max(outboxes), waiting)
+        )
+
+    def read_ledger(self) -> None:
+        """Read what has come since, and again the rows before: what was accepted is included later."""
+        store = self.folder / "aggregator.sqlite"
+        query = "SELECT position, update_id, participant, base_version, included_in FROM ledger WHERE position > ?"
+        for position, update_id, *row in _rows(store, query, self._read_to - READ_AGAIN):
+            self.ledger[update_id] = (row[0], row[1], row[2])
+            self._read_to = max(self._read_to, position)
+        query = "SELECT version FROM versions WHERE version > ?"
+        self.versions.update(version for (version,) in _rows(store, query, max(self.versions, default=-1)))
 
     def queues(self) -> dict[str, int]:
         """Return how many messages each queue holds, delivered or not."""
@@ -297,11 +326,11 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _rows(path: Path, query: str) -> list[tuple[Any, ...]]:
+def _rows(path: Path, query: str, *values: int) -> list[tuple[Any, ...]]:
     if not path.exists():
         return []
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as database:
-        return database.execute(query).fetchall()
+        return database.execute(query, values).fetchall()
 
 
 # --- what is made of it -----------------------------------------------------------------------
@@ -336,6 +365,8 @@ def growths(samples: Sequence[Sample]) -> list[Growth]:
             continue
         early = [s for s in own if WARM <= (s.seconds - began) / lasted <= WARM + WINDOW]
         late = [s for s in own if (s.seconds - began) / lasted >= 1 - WINDOW]
+        if not early or not late:
+            continue
         found.append(
             Growth(
                 name,
@@ -360,18 +391,16 @@ class Audit:
     defects: int
 
 
-def audit(folder: Path, n_participants: int) -> Audit:
+def audit(soak: Soak) -> Audit:
     """Return what became of every contribution."""
-    store = folder / "aggregator.sqlite"
-    ledger = _rows(store, "SELECT update_id, participant, base_version, included_in FROM ledger")
-    known = Counter(update_id.rpartition(":")[0] for update_id, *_ in ledger)
-    included = Counter((participant, base) for _, participant, base, into in ledger if into is not None)
+    folder, n_participants = soak.folder, soak.n_participants
+    known = Counter(update_id.rpartition(":")[0] for update_id in soak.ledger)
+    included = Counter((participant, base) for participant, base, into in soak.ledger.values() if into is not None)
     lost = 0
     for number in range(n_participants):
         name = f"site-{number:02}"
         meta = {key: value for key, value, *_ in _rows(folder / f"{name}.sqlite", "SELECT * FROM meta")}
         lost += int(meta["last"]) - known[f"{name}:{meta['incarnation']}"]
-    versions = [version for (version,) in _rows(store, "SELECT version FROM versions ORDER BY version")]
     check = subprocess.run(
         [sys.executable, "-m", "fedmq", "aggregator", "--check-store"],
         cwd=ROOT,
@@ -381,6 +410,7 @@ def audit(folder: Path, n_participants: int) -> Audit:
             "FEDMQ_STATE_DIR": str(folder),
             "FEDMQ_PARTICIPANTS": ",".join(f"site-{number:02}" for number in range(n_participants)),
             "FEDMQ_STRATEGY": "fedasync",
+            "FEDMQ_KEEP_LEDGER": str(soak.keep_ledger),
         },
         capture_output=True,
         text=True,
@@ -388,21 +418,21 @@ def audit(folder: Path, n_participants: int) -> Audit:
     )
     print(check.stdout or check.stderr, file=sys.stderr)
     return Audit(
-        contributions=len(ledger),
+        contributions=len(soak.ledger),
         included=included.total(),
         lost=lost,
         counted_twice=sum(count - 1 for count in included.values()),
-        versions_missing=versions[-1] + 1 - len(versions),
+        versions_missing=soak.version + 1 - len(soak.versions),
         defects=check.returncode,
     )
 
 
-def per_thousand(stored: Sequence[Stored], what: Callable[[Stored], int]) -> float:
-    """Return the bytes that a thousand versions add, after the beginning."""
-    points = [s for s in stored if s.version >= WARM * stored[-1].version]
+def per_thousand(stored: Sequence[Stored]) -> float:
+    """Return the bytes that a thousand versions add to the store, after the beginning."""
+    points = [s for s in stored if s.version >= 2 * WARM * stored[-1].version]  # the ledger is as long as it may be
     if len(points) < 2:
         return 0.0
-    slope, _ = np.polyfit([s.version for s in points], [what(s) for s in points], 1)
+    slope, _ = np.polyfit([s.version for s in points], [s.store_bytes for s in points], 1)
     return float(slope) * 1000
 
 
@@ -417,13 +447,13 @@ def report(soak: Soak, left: dict[str, int]) -> bool:
             f"{g.name:<14}{g.life:>5}{g.seconds:>9.0f}{g.rss[0] / 2**20:>8.1f} MB{g.rss[1] / 2**20:>9.1f} MB"
             f"{100 * g.share:>7.1f}%{g.descriptors[0]:>8.0f} ->{g.descriptors[1]:>3.0f}"
         )
-    seen = audit(soak.folder, soak.n_participants)
+    seen = audit(soak)
     waiting = {name: n for name, n in left.items() if n and not name.endswith(".released")}
     print(f"queues at the end: {waiting or 'empty'}; at most {max(s.n_waiting for s in soak.stored)} messages in all")
     print(
-        f"store: {per_thousand(soak.stored, lambda s: s.store_bytes) / 1024:.0f} KiB more for each 1,000 versions, "
-        f"{soak.stored[-1].store_bytes / 2**20:.1f} MB at the end; outboxes: "
-        f"{per_thousand(soak.stored, lambda s: s.outbox_bytes) / 1024:.0f} KiB more"
+        f"store: {per_thousand(soak.stored) / 1024:.0f} KiB more for each 1,000 versions, "
+        f"{soak.stored[-1].store_bytes / 2**20:.1f} MB at the end; outboxes: at most "
+        f"{max(s.outbox_bytes for s in soak.stored) / 1024:.0f} KiB; besides, SQLite's log of 64 MiB for each file"
     )
     print(
         f"contributions: {seen.contributions}, of which included {seen.included}, lost {seen.lost}, counted twice "
@@ -467,6 +497,9 @@ def main() -> None:
     parser.add_argument("--versions", type=int, default=20_000)
     parser.add_argument("--minutes", type=float, default=60.0, help="give up after so long")
     parser.add_argument("--kill-every", type=float, default=4.0, help="seconds between two kills, on average")
+    parser.add_argument(
+        "--keep-ledger", type=int, help="rows that the ledger keeps; a fifth of the versions by default"
+    )
     parser.add_argument("--quiet", type=float, default=60.0, help="seconds without kills at the end")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=Path, help="write a CSV file of what each process held")
@@ -477,7 +510,8 @@ def main() -> None:
             given.keep.mkdir(parents=True)
         folder = given.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedmq-soak-")))
         vhost = stack.enter_context(a_vhost())
-        soak = Soak(vhost, folder, given.participants, given.versions, Random(given.seed), given.kill_every)
+        rng, keep = Random(given.seed), given.keep_ledger or max(given.versions // 5, READ_AGAIN)
+        soak = Soak(vhost, folder, given.participants, given.versions, rng, given.kill_every, keep)
         soak.prepare()
         for member in soak.members.values():
             stack.callback(member.end)
@@ -486,6 +520,7 @@ def main() -> None:
             print(file=sys.stderr)
             soak.quiet(given.quiet)
             left = soak.queues()
+            soak.read_ledger()
             for member in soak.members.values():
                 member.end()
         finally:

@@ -145,7 +145,7 @@ def _nothing_lost(history: History, last: Last) -> Iterator[Violation]:
             is_former = update_id.rpartition(":")[0] != f"{tried.who}:{last.incarnations[tried.who]}"
             if update_id not in dead and not (is_former and update_id in robbed):
                 yield Violation("I2", f"{update_id} was confirmed, and nobody has judged it")
-        elif _vanished(entry, tried, last):
+        elif _vanished(entry, tried, last) and not _asked_anew(entry, last):
             yield Violation("I2", f"{update_id} was accepted, and is in no version")
 
 
@@ -155,6 +155,13 @@ def _vanished(entry: LedgerEntry, tried: Attempted, last: Last) -> bool:
         return False
     is_former = entry.update_id.rpartition(":")[0] != f"{tried.who}:{last.incarnations[tried.who]}"
     return not is_former and tried.table == last.tables[tried.who]
+
+
+def _asked_anew(entry: LedgerEntry, last: Last) -> bool:
+    """Whether its participant was asked for its moments later: then all that it had sent was forgotten."""
+    incarnation, _, number = entry.update_id.rpartition(":")
+    later = (each.update_id.rpartition(":") for each in last.ledger if each.kind == "moments")
+    return any(whose == incarnation and int(which) > int(number) for whose, _, which in later)
 
 
 # --- I3 -------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ class _Life:
         """End in order, and come back later."""
         if self.is_alive and self.service is not None:
             self._comes_back_after = down
-            self._federation.came(self.name, "leaves")
+            self._federation.fault(self.name, "leaves")
             self.service.stop()
 
     async def stop(self) -> None:
@@ -210,7 +210,9 @@ class _Life:
             raise asyncio.CancelledError
         world = self._federation.world
         probability = world.faults.points.get(point, 0.0)
-        if self._federation.is_chaotic and probability and self.rng.random() < probability:
+        # A release mostly comes after the faults: one death at it is among them all the same.
+        is_exposed = self._federation.is_chaotic or (point == "release-published" and self.number == 1)
+        if is_exposed and probability and self.rng.random() < probability:
             self.die(f"kill at {point}", noticed_after=self.rng.choice([0.0, 0.0, 2.0]))
             raise asyncio.CancelledError
 

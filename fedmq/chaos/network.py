@@ -575,8 +575,8 @@ class ChaosTransport:
     async def _resubscribe(self, consumer: ChaosConsumer) -> None:
         link = self._link
         await asyncio.sleep(self._rng.uniform(0.0, 1.0))
-        if link is None or link is not self._link or not self.connected or consumer not in self._consumers:
-            return  # a new link subscribes to everything
+        if link is None or link is not self._link or not self.is_sound or consumer not in self._consumers:
+            return  # the next link subscribes to everything
         with suppress(NotDeclared):
             for topology in self._topologies:
                 self._broker.declare(topology)

@@ -81,7 +81,7 @@ def run_seed(seed: int, variant: str | None = None) -> tuple[Result, History]:
     world = draw(seed)
     with broken(variant):
         history = live_through(world)
-    twin = live_through(quiet(world))
+    twin = live_through(quiet(world)) if world.has_twin else None
     assert history.last is not None, "a history ends with what is left"
     result = Result(
         seed=seed,

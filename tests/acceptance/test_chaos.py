@@ -48,7 +48,7 @@ def test_a_thousand_runs_lose_nothing_count_nothing_twice_and_do_not_hang() -> N
 
 def test_every_kind_of_fault_and_a_death_at_every_place_occurs_among_them() -> None:
     deaths = {f"kill at {point}" for point in (*failpoints.PARTICIPANT, *failpoints.AGGREGATOR)}
-    assert {*CHANCES, *KINDS, *MEMBERSHIP, *deaths} - a_thousand()["faults"].keys() == {"leaves"}
+    assert {*CHANCES, *KINDS, *MEMBERSHIP, *deaths} - a_thousand()["faults"].keys() == set()
 
 
 def test_the_same_seeds_are_the_same_runs_to_the_last_byte_in_any_process() -> None:
@@ -68,8 +68,8 @@ def test_a_trace_tells_of_a_run_what_was_seen() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_broken_product_is_found_within_500_seeds_and_one_command_shows_it_again(variant: str) -> None:
-    for first in range(0, 500, 50):
-        ended = chaos("--seeds", f"{first}-{first + 49}", "--broken", variant)
+    for seeds in ("0-9", "10-49", "50-149", "150-299", "300-499"):
+        ended = chaos("--seeds", seeds, "--broken", variant)
         if ended.returncode:
             break
     assert ended.returncode == 1

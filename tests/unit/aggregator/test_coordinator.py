@@ -278,6 +278,21 @@ def test_a_silent_participant_is_not_waited_for_and_is_again_once_it_is_heard() 
     assert story.trains("b").version == 2
 
 
+def test_who_falls_silent_is_named_once_and_so_is_who_is_heard_again() -> None:
+    story = training("a", "b", "c", max_versions=9)
+    story.now = SILENCE - 5
+    story.heartbeat("a").heartbeat("c").later(5)
+    assert story.observed("participant_silent") == [{"participant": "b", "n_live": 2, "seconds": SILENCE}]
+    story.later(1)
+    assert story.observed("participant_silent") == []
+    story.goodbye("c")
+    assert story.observed("participant_silent") == []
+    story.heartbeat("b")
+    assert story.observed("participant_heard_again") == [{"participant": "b", "n_live": 2, "seconds": SILENCE + 1}]
+    story.heartbeat("b")
+    assert story.observed("participant_heard_again") == []
+
+
 def test_whoever_says_goodbye_is_not_waited_for() -> None:
     story = training("a", "b").trains("a").goodbye("b")
     assert story.version == 1

@@ -33,7 +33,7 @@ def _extra(state: State) -> dict[str, Array]:
 
 def _standing(state: State, member: Member) -> Standing:
     refusal = member.barred or member.refusal
-    return Standing(member.incarnation, member.settled, refusal, asked_of(state, member), member.steps)
+    return Standing(member.incarnation, member.settled, refusal, asked_of(state, member), member.steps, member.heard)
 
 
 def asked_of(state: State, member: Member) -> Task:

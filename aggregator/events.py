@@ -17,10 +17,11 @@ EVERYBODY = "all"
 
 @dataclass(frozen=True, slots=True)
 class HelloArrived:
-    """A participant introduced itself."""
+    """A participant introduced itself; ``digest`` is `hello_digest` of the body."""
 
     hello: Hello
     at: float
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

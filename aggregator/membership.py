@@ -62,7 +62,7 @@ def hello_arrived(state: State, event: HelloArrived) -> Step:
     if name not in state.rules.participants:
         return state, [Reject("unknown-participant")]
     known = state.members.get(name)
-    member = enrol(known, hello, state.plan)
+    member = replace(enrol(known, hello, state.plan), heard=event.digest)
     presence = Presence("live", at)
     state = replace(state, members={**state.members, name: member}, presence={**state.presence, name: presence})
     greeted = Observe(

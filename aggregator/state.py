@@ -125,6 +125,7 @@ class Member:
     each earlier incarnation that sent something. ``n_samples`` is the sum of its rows' weights where they are weighted.
     ``fit_seconds`` is how long its last local fit took, of ``fit_steps``; ``steps`` is what it is given now, where 0 is
     the plan's number.
+    ``heard`` is the digest of its last hello.
     ``evicted``: it has been gone for so long that what it contributed counts no longer.
     """
 
@@ -150,6 +151,7 @@ class Member:
     fit_seconds: float | None = None
     fit_steps: int = 0
     steps: int = 0
+    heard: str = ""
 
     @property
     def takes_part(self) -> bool:

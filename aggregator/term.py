@@ -330,7 +330,7 @@ class Term:
             raise ForgedMessage("payload and routing key name different senders")
         match message:
             case Hello():
-                return HelloArrived(message, at)
+                return HelloArrived(message, at, codec.hello_digest(delivery.body))
             case Heartbeat():
                 return HeartbeatArrived(message, at)
             case Goodbye():

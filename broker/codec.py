@@ -180,6 +180,11 @@ def plan_hash(plan: Plan) -> str:
     return sha256(_pack({**head, **_lean(plan)}, many=_listed)).hexdigest()
 
 
+def hello_digest(body: bytes) -> str:
+    """Return the digits by which a participant knows again which of its hellos was heard."""
+    return sha256(body).hexdigest()[:16]
+
+
 def schema_hash(schema: Schema) -> str:
     """Return the hash by which people compare the schemas of two sites: the first digits of that of its content."""
     return sha256(_pack(_lean(schema))).hexdigest()[:12]

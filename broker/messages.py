@@ -237,7 +237,8 @@ class Standing:
     """What a participant must know of itself: ``settled`` is cumulative, ``asked`` is for now.
 
     ``refusal`` says why contribution number ``settled`` was not used; empty when it was. ``steps`` is how many local
-    steps it should take; 0 is the plan's number.
+    steps it should take; 0 is the plan's number. ``hello`` is `hello_digest` of the last one that was heard; empty
+    where it is not told.
     """
 
     incarnation: str
@@ -245,6 +246,7 @@ class Standing:
     refusal: str
     asked: Task
     steps: int = field(default=0, metadata={"since": 2})
+    hello: str = field(default="", metadata={"since": 4})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -40,9 +40,6 @@ T = TypeVar("T")
 UNANSWERED_BEATS = 3
 #: Heartbeats after which a contribution that was confirmed and is not settled is sent again; twice as many each time.
 UNSETTLED_BEATS = 4
-#: Heartbeats after which hello is said again, counted from a connection or from other rows. A broker may lose it, and
-#: an aggregator that knows us as we were looks just like one that knows us as we are.
-TOLD_AGAIN_BEATS = (4, 12, 28, 60)
 #: How often rows that change under one piece of work are read anew for it.
 MOST_READINGS = 3
 
@@ -102,7 +99,7 @@ class ParticipantService:
     _at_rows: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _reading: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _former_plan: str = field(init=False, default="")
-    _beats: int = field(init=False, default=0)
+    _told: str = field(init=False, default="")
     _keeping: Keeping = field(init=False)
     _stop: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
@@ -208,7 +205,6 @@ class ParticipantService:
     async def _introduce(self) -> None:
         """Say hello on each connection, and send again what no model has settled: the broker may have lost it."""
         async for _ in self.transport.connections():
-            self._beats = 0
             await self._say_hello()
             await self._send_again()
 
@@ -218,7 +214,9 @@ class ParticipantService:
 
     async def _say_hello(self) -> None:
         async with self._greeting:  # one that waits for its confirmation must not follow one of newer rows
-            await self._publish(self._outgoing("hello", self._hello(), f"hello:{self.rng.getrandbits(64):016x}"))
+            message = self._outgoing("hello", self._hello(), f"hello:{self.rng.getrandbits(64):016x}")
+            self._told = codec.hello_digest(message.body)
+            await self._publish(message)
 
     def _hello(self) -> Hello:
         return Hello(
@@ -331,7 +329,6 @@ class ParticipantService:
                 self._former_plan = self._state.plan_hash
         self.reporter.rows_stand()
         if are_others:
-            self._beats = 0
             self.reporter.rows_changed(repr(table))
             await self._say_hello()
 
@@ -433,14 +430,11 @@ class ParticipantService:
     async def _beat(self) -> None:
         unanswered, unsettled, patience = 0, 0, UNSETTLED_BEATS
         while True:
-            self._beats += 1
-            unanswered = 0 if self._state.is_known else unanswered + 1
+            unanswered = 0 if self._state.is_known_by(self._told) else unanswered + 1
             if unanswered > UNANSWERED_BEATS:
                 self.reporter.no_model_yet()
                 await self._say_hello()
                 unanswered = 0
-            elif self._beats in TOLD_AGAIN_BEATS:
-                await self._say_hello()
             # The broker may have lost what it confirmed, and we are none the wiser: a queue can be deleted.
             if self._confirmed != self._state.in_flight:
                 unsettled, patience = 0, UNSETTLED_BEATS

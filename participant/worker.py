@@ -69,11 +69,10 @@ class WorkerState:
             return "working"
         return "idle" if self.in_flight is None else "awaiting"
 
-    @property
-    def is_known(self) -> bool:
-        """Whether there is a model that has us in its roster, and its plan, which comes by a queue of its own."""
+    def is_known_by(self, hello: str) -> bool:
+        """Whether there is a model whose roster has us as we said in ``hello``, its digest, and the model's plan."""
         standing = None if self.model is None else self.model.roster.get(self.participant)
-        known = standing is not None and standing.incarnation == self.incarnation
+        known = standing is not None and standing.incarnation == self.incarnation and standing.hello in {"", hello}
         return known and self.model is not None and self.model.plan_hash == self.plan_hash
 
     @property

@@ -428,6 +428,9 @@ EXAMPLES_SINCE: Mapping[int, Mapping[str, Message]] = MappingProxyType(
             "heartbeat-of-a-term": replace(HEARTBEAT, epoch=3),
             "update-weights-of-a-term": replace(WEIGHTS, epoch=3),
             "evaluation-of-a-term": replace(EVALUATION, epoch=3),
+            "model-that-has-heard": replace(
+                MODEL, roster={name: replace(each, hello="9f86d081884c7d65") for name, each in MODEL.roster.items()}
+            ),
         },
     }
 )

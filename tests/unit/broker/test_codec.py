@@ -345,7 +345,7 @@ def test_a_body_of_schema_2_says_everything_also_inside() -> None:
         del fields[name]
         with pytest.raises(MalformedMessage, match="1 fields missing, 0 unknown"):
             decode(msgpack.packb(fields))
-    roster = {"h": {"incarnation": "i", "settled": 1, "refusal": "", "asked": ""}}
+    roster = {"h": {"incarnation": "i", "settled": 1, "refusal": "", "asked": "", "hello": ""}}
     with pytest.raises(MalformedMessage, match=r"roster\[0\]: 1 fields missing, 0 unknown"):
         decode(body_of(MODEL, roster=roster))
 

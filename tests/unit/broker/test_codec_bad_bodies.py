@@ -294,7 +294,7 @@ def test_the_error_carries_no_other_one_that_might_quote_the_bytes(body: bytes) 
         (delta(array(1, 2, NAN, 4)), r"ModelUpdate.arrays\[0\]: a number in it is not finite"),
         (delta(array(1, 2, 3)), "ModelUpdate.arrays.delta: 3 numbers where 4 belong"),
         (changed(MODEL, roster={"h": 1}), r"GlobalModel.roster\[0\]: not a map"),
-        (changed(MODEL, roster={"h": {}}), r"GlobalModel.roster\[0\]: 5 fields missing, 0 unknown"),
+        (changed(MODEL, roster={"h": {}}), r"GlobalModel.roster\[0\]: 6 fields missing, 0 unknown"),
         (changed(HELLO, schema=1), "Hello: 0 fields missing, 5 unknown"),
         (changed(PLAN_OF_CLASSES, fill=array(1, 2)), "Plan.fill: 2 numbers where 3 belong"),
         (

@@ -91,9 +91,11 @@ def examine(state: State, contribution: ModelUpdate | Evaluation) -> Verdict:
 
 
 def _is_unknown(state: State, version: int, epoch: int) -> bool:
-    """Whether ``version`` of term ``epoch`` was never made, or after the backup that this store came from."""
+    """Whether ``version`` of term ``epoch`` was never made, or is lost: a later term began before it, from a backup."""
     progress = state.progress
-    is_lost = 0 < epoch <= progress.lost_epoch and version > progress.lost_from
+    is_lost = epoch > progress.epoch or (
+        epoch > 0 and any(later > epoch and version > began for later, began in progress.terms)
+    )
     return is_lost or version > progress.version
 
 

@@ -79,6 +79,9 @@ from aggregator.progression import go_on
 from aggregator.state import Presence, Progress, Rules, State
 from aggregator.steps import Step, announce, phase_entered, then
 
+#: Terms whose beginning is remembered: more of them within the versions that are built upon are no ordinary life.
+MOST_TERMS = 1000
+
 
 def step(state: State, event: Event) -> Step:
     """Return the state after ``event``, and what is to be done; commit before anything is sent or acknowledged."""
@@ -107,14 +110,15 @@ def restored(state: State, at: float, epoch: int, *, outrun: int = 0) -> Step:
 
     ``outrun`` is a term that participants have heard of, of which the store knows nothing; 0 where there is none.
     """
-    if outrun:
-        lost = replace(state.progress, lost_from=state.progress.version, lost_epoch=outrun)
-        state = replace(state, progress=lost)
+    version = state.progress.version
+    # Of terms that began later than this one the store has lost all; of versions too old to be built upon nobody asks.
+    known = tuple(each for each in state.progress.terms if each[1] >= version - state.rules.max_staleness)[-MOST_TERMS:]
     presence = {name: Presence("live", at) for name in state.members}
     state = replace(
         state,
-        progress=replace(state.progress, epoch=epoch),
+        progress=replace(state.progress, epoch=epoch, terms=(*known, (epoch, version))),
         presence=presence,
+        outrun_at=at if outrun else None,
         version_since=at,
         sweep_since=at,
     )

@@ -39,7 +39,8 @@ from broker.messages import (
 #: A tick so many times later than silence begins: this process, not the participants, was away.
 OVERSLEPT = 1.25
 
-#: Terms by which a store from a backup may be behind: who claims more means to use the numbers up.
+#: Terms by which a store from a backup may be behind: who claims more means to use the numbers up. And who claims it
+#: again and again makes a term last as long as it takes to fall silent, no shorter.
 MOST_TERMS_LOST = 1_000_000
 
 
@@ -203,7 +204,8 @@ def heartbeat_arrived(state: State, event: HeartbeatArrived) -> Step:
     before = state.presence[name]
     state = heard_of(state, name, event.at, bulletin=heartbeat.bulletin)
     heard, ours = (heartbeat.epoch, heartbeat.bulletin), (state.progress.epoch, state.progress.bulletin)
-    if ours < heard < (state.progress.epoch + MOST_TERMS_LOST, 0):
+    soon = state.outrun_at is not None and event.at < state.outrun_at + state.rules.silence_seconds
+    if not soon and ours < heard < (state.progress.epoch + MOST_TERMS_LOST, 0):
         told = {"participant": name, "epoch": heartbeat.epoch, "ours": state.progress.epoch}
         return state, [Observe("store_is_older", told), Outrun(heartbeat.epoch)]
     member = state.members[name]
@@ -214,7 +216,7 @@ def heartbeat_arrived(state: State, event: HeartbeatArrived) -> Step:
     behind = heartbeat.bulletin < before.addressed and heartbeat.bulletin == before.bulletin_seen
     if not behind or heartbeat.state == "working":
         return state, []
-    return state, [Send(plan_of(state), name), Send(global_model(state), name)]
+    return state, [Send(global_model(state), name)]  # who lacks the plan says hello again
 
 
 def goodbye_arrived(state: State, goodbye: Goodbye, at: float) -> Step:

@@ -47,6 +47,10 @@ class Publisher:
         """Addresses with something that is not confirmed."""
         return len(self._sending)
 
+    def is_overtaken(self, address: str) -> bool:
+        """Whether something waits to go to ``address`` that is newer than what is on its way there."""
+        return address in self._next
+
     def offer(self, address: str, message: Outgoing) -> None:
         """Send ``message``; what still waits to go to ``address`` is replaced by it."""
         self._next[address] = message

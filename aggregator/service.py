@@ -24,7 +24,7 @@ from aggregator.store import Store
 from aggregator.term import PREFETCH, InThread, Term, TermEnded
 from broker.errors import PublishRefused, TransportUnavailable, Unroutable
 from broker.failpoints import Reached, nothing
-from broker.retry import unless, when_connected
+from broker.retry import RESEND, unless, when_connected
 from broker.topology import aggregator_topology, updates_queue
 from broker.transport import Consumer, Delivery, Transport
 
@@ -83,6 +83,7 @@ class AggregatorService:
         await unless(
             self._stop, when_connected(self.transport, partial(self.transport.declare, topology), rng=self.rng)
         )
+        attempt = 0
         while updates := await unless(self._stop, when_connected(self.transport, self._subscribe, rng=self.rng)):
             try:
                 await self._serve(updates)
@@ -90,8 +91,11 @@ class AggregatorService:
                 # A subscription of before may hold deliveries of before: the next turn begins with one that is new.
                 self.reporter.stood_down(str(ended.exceptions[0]))
                 self._outrun = max(getattr(each, "outrun", 0) for each in ended.exceptions)
+                attempt += 1
             finally:
                 await updates.close()
+            # Two that get in each other's way do not take turns as fast as they can.
+            await unless(self._stop, asyncio.sleep(RESEND.seconds(min(attempt, 3), self.rng)))
         self.reporter.stopped()
 
     async def _subscribe(self) -> Consumer:
@@ -102,6 +106,7 @@ class AggregatorService:
         first = await self._turn(updates)
         if first is None:
             return
+        outrun, self._outrun = self._outrun, 0
         term = Term(
             rules=self.rules,
             transport=self.transport,
@@ -109,7 +114,7 @@ class AggregatorService:
             reporter=self.reporter,
             updates=updates,
             stop=self._stop,
-            outrun=self._outrun,
+            outrun=outrun,
             senders=self.senders,
             exit_after_release=self.exit_after_release,
             heartbeat_seconds=self.heartbeat_seconds,

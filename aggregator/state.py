@@ -93,8 +93,9 @@ class Progress:
     or began again. ``gap_bound`` bounds how far F is above its minimum. ``flat`` says that the optimum seemed to be
     infinitely far away, and ``examined_at`` when that was last looked into and not proved.
 
-    A store that came from a backup takes the federation up at version ``lost_from``; what was made of later ones in
-    terms up to ``lost_epoch`` is of models that are lost, although their numbers come again.
+    ``terms`` says at which version each of the last ones began, as (epoch, version). In a term that a later one took up
+    from a backup, versions went further than where that began: what was made of these is of models that are lost,
+    although their numbers come again.
     """
 
     epoch: int = 1
@@ -110,8 +111,7 @@ class Progress:
     gap_bound: float | None = None
     flat: bool = False
     examined_at: int | None = None
-    lost_from: int = 0
-    lost_epoch: int = 0
+    terms: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +257,7 @@ def recipe(version: int, strategy_state: StrategyState, weights: Array, situatio
 class State:
     """All of it. Times are those of the events, in seconds on a clock that never goes back.
 
+    ``outrun_at`` is when this term began, if participants had heard of others than the store.
     ``question`` is what the stage that is on asks about, ``answers`` what has come, ``found`` what is known from the
     stages before. ``recipe`` is what the newest version was made of, where that is kept.
     """
@@ -276,6 +277,7 @@ class State:
     recipe: Recipe | None = None
     presence: Mapping[str, Presence] = field(default_factory=dict)
     version_since: float = 0.0
+    outrun_at: float | None = None
     quorum_since: float | None = None
     sweep_since: float = 0.0
 

@@ -108,6 +108,8 @@ class Term:
     _stepped: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _heard: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _in_hand: set[asyncio.Task[None]] = field(init=False, default_factory=set)
+    _steps_on: bool = field(init=False, default=False)
+    _hearing: asyncio.Task[None] = field(init=False)
 
     async def serve(self, first: Delivery) -> None:
         """Serve until stopped; ``first`` is the delivery that said that it is our turn.
@@ -122,59 +124,51 @@ class Term:
         epoch = await self.in_thread(self.store.take_over, self.outrun)
         self.reached("taken-over")
         self._state = await self._restore()
-        presence = await self._subscribe()
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                self._tasks = tasks
-                self._publisher = Publisher(
-                    self.transport,
-                    tasks,
-                    rng=self.rng,
-                    on_published=self._published,
-                    on_trouble=self.reporter.publication_waits,
-                )
-                await self._begin(epoch)
-                hearing = tasks.create_task(self._consume(presence), name="presence")
-                workers = [
-                    hearing,
-                    tasks.create_task(self._consume(self.updates, first), name="updates"),
-                    tasks.create_task(self._tick(), name="ticks"),
-                    tasks.create_task(self._watch(presence, hearing), name="watch"),
-                ]
-                await self.stop.wait()
-                for worker in workers:
-                    worker.cancel()
-                await self._leave()
-        finally:
-            await presence.close()
-
-    async def _subscribe(self) -> Consumer:
-        try:
-            return await self.transport.consume(presence_queue(self.rules.federation), prefetch=PREFETCH)
-        except TransportUnavailable:
-            raise TermEnded("the connection was lost when it began") from None
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            self._publisher = Publisher(
+                self.transport,
+                tasks,
+                rng=self.rng,
+                on_published=self._published,
+                on_trouble=self.reporter.publication_waits,
+            )
+            await self._begin(epoch)
+            self._hearing = tasks.create_task(self._hear(), name="presence")
+            workers = [
+                tasks.create_task(self._take(first), name="updates"),
+                tasks.create_task(self._tick(), name="ticks"),
+                tasks.create_task(self._watch(), name="watch"),
+            ]
+            await self.stop.wait()
+            for worker in (*workers, self._hearing):
+                worker.cancel()
+            await self._leave()
 
     async def _begin(self, epoch: int) -> None:
         """Raise the epoch of what we say, and say again what may not have been heard."""
         await self._perform([], [], epoch=epoch)
         unconfirmed = await self.in_thread(self.store.unconfirmed)
-        for release in unconfirmed:
-            await self._publish_release(release)
+        await self._publish_release(*unconfirmed)
         if self.exit_after_release and self._state.progress.phase == "converged" and not unconfirmed:
             self.stop.set()  # the release was confirmed before this start
         self.reporter.started(self._state, self._now())
 
     async def _leave(self) -> None:
         """Finish the step in hand, and let publications be confirmed."""
-        await asyncio.gather(*self._in_hand)
         try:
             async with asyncio.timeout(self.shutdown_grace_seconds):
+                await self._nothing_in_hand()
                 await self._publisher.drained()
         except TimeoutError:
             self.reporter.gave_up_publishing(self._publisher.waiting)
             self._publisher.cancel()
 
-    async def _watch(self, presence: Consumer, hearing: asyncio.Task[None]) -> None:
+    async def _nothing_in_hand(self) -> None:
+        while self._in_hand:
+            await asyncio.wait(set(self._in_hand))  # which, unlike gathering, cancels nothing when it is cancelled
+
+    async def _watch(self) -> None:
         """See to it that deliveries reach us: nobody tells an aggregator that it is not the one they go to."""
         while True:
             self._heard.clear()
@@ -184,13 +178,17 @@ class Term:
                 async with asyncio.timeout(UNHEARD_BEATS * self.heartbeat_seconds):
                     await self._heard.wait()
             except TimeoutError:
-                if self.transport.connected:
-                    # First the heartbeats, which another one may already wait for: a step in hand can take its time.
-                    hearing.cancel()
-                    await presence.close()
-                    await asyncio.gather(*self._in_hand, return_exceptions=True)
+                if self._steps_on:
+                    await self._stay_quiet()
+                elif self.transport.connected:
                     raise TermEnded("the broker delivers to another one") from None
             await asyncio.sleep(self.heartbeat_seconds)
+
+    async def _stay_quiet(self) -> None:
+        """Leave the heartbeats to others while a step takes its time: another one may have taken over meanwhile."""
+        self._hearing.cancel()
+        await self._nothing_in_hand()
+        self._hearing = self._tasks.create_task(self._hear(), name="presence")
 
     async def _restore(self) -> State:
         cells = await self.in_thread(self.store.cells)
@@ -206,13 +204,27 @@ class Term:
 
     # --- one step ------------------------------------------------------------------------------
 
-    async def _consume(self, consumer: Consumer, first: Delivery | None = None) -> None:
+    async def _take(self, first: Delivery) -> None:
+        """Take contributions and hellos, and what else waits in the queue of updates."""
+        deliveries = [first]
         while True:
-            deliveries = [first or await consumer.take(), *consumer.waiting()]
-            first = None
-            if consumer is self.updates:
-                self._heard.set()
-            await self._whole(self._handle(deliveries))
+            self._heard.set()
+            self._steps_on = True
+            await self._whole(self._handle([*deliveries, *self.updates.waiting()]))
+            self._steps_on = False
+            deliveries = [await self.updates.take()]
+
+    async def _hear(self) -> None:
+        """Take heartbeats."""
+        try:
+            presence = await self.transport.consume(presence_queue(self.rules.federation), prefetch=PREFETCH)
+        except TransportUnavailable:
+            raise TermEnded("the connection was lost when it began") from None
+        try:
+            while True:
+                await self._whole(self._handle([await presence.take(), *presence.waiting()]))
+        finally:
+            await presence.close()
 
     async def _whole(self, step: Coroutine[Any, Any, None]) -> None:
         """Finish ``step`` also when the service is asked to stop meanwhile: what is committed is acknowledged."""
@@ -388,16 +400,20 @@ class Term:
             ),
         )
 
-    async def _publish_release(self, release: ReleasedBody) -> None:
-        """Tell whoever writes it down, then the world: until that is confirmed, a start does both again."""
-        model = codec.decode(release.body)
-        assert isinstance(model, ReleasedModel), "the store keeps releases as they are sent"
-        await self.in_thread(self.reporter.released, model)
+    async def _publish_release(self, *releases: ReleasedBody) -> None:
+        """Tell whoever writes them down, the oldest first, and then the world of the newest.
+
+        Until that is confirmed, a start does both again.
+        """
         federation = self.rules.federation
-        self._publisher.offer(
-            f"released.{release.version}",
-            Outgoing(RELEASED, released_key(federation), release.body, f"{federation}:released:{release.version}"),
-        )
+        for release in releases:
+            model = codec.decode(release.body)
+            assert isinstance(model, ReleasedModel), "the store keeps releases as they are sent"
+            await self.in_thread(self.reporter.released, model)
+        for newest in releases[-1:]:
+            # The epoch it was made in: after a backup there may be another model of the same version.
+            message_id = f"{federation}:{newest.epoch}:released:{newest.version}"
+            self._publisher.offer(_RELEASED, Outgoing(RELEASED, released_key(federation), newest.body, message_id))
 
     async def _published(self, message: Outgoing) -> None:
         kind = "released" if message.exchange == RELEASED else message.routing_key.split(".")[1]
@@ -408,12 +424,15 @@ class Term:
             return
         self.reached("release-published")
         await self.in_thread(self.store.confirm, int(message.message_id.rpartition(":")[2]))
-        if self.exit_after_release:
+        if self.exit_after_release and not self._publisher.is_overtaken(_RELEASED):
             self.stop.set()
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
+
+#: The publisher's address of released models, one for all: the newest replaces what waits.
+_RELEASED = "released"
 
 _SENT_AS: dict[str, type[Any]] = {
     "hello": Hello,

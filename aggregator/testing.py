@@ -495,6 +495,13 @@ class StoreContract:
         store.confirm(4)
         assert store.unconfirmed() == [later]
 
+    def test_to_confirm_a_release_confirms_what_it_has_overtaken_and_nothing_newer(self, store: Store) -> None:
+        first, second, third = (ReleasedBody(version, 1, b"%d" % version) for version in (2, 4, 9))
+        for release in (first, second, third):
+            store.commit(Commit(1, {}, releases=(release,)))
+        store.confirm(4)
+        assert store.unconfirmed() == [third]
+
     def test_to_confirm_what_was_never_released_changes_nothing(self, store: Store) -> None:
         store.confirm(1)
         assert store.unconfirmed() == []

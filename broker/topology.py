@@ -16,7 +16,7 @@
                                           ──► whatever downstream systems bind
 
                        fedmq.dead (topic)
-    what was rejected ──► fedmq.dead  (bounded, for people to read)
+    what was rejected ──► fedmq.dead  (bounded, for people to read; no probes, which expire where nobody serves)
 
 Quorum queues hold what must not be lost. Models go to classic queues: these share one payload among
 all participants where quorum queues would copy it for each. The first word of every routing key is
@@ -43,6 +43,9 @@ MAX_RELEASES_KEPT = 16
 MAX_HEARTBEATS_WAITING = 1_000
 #: Bytes of updates that may wait for an aggregator that is away, before publishers are told to wait.
 MAX_WAITING_BYTES = 2 * 1024**3
+
+#: Kinds of message whose dead letters are worth reading. A probe that expires tells nothing.
+READ_WHEN_DEAD = ("hello", "update", "evaluation", "goodbye", "heartbeat", "plan", "model")
 
 #: Words that stand where participants' names do: everybody, and the other side.
 RESERVED = {"all", "aggregator"}
@@ -175,7 +178,11 @@ def aggregator_topology(federation: str, *, expires_seconds: float | None = None
                 max_length=MAX_RELEASES_KEPT,
                 expires_seconds=expires_seconds,
             ),
-            Queue(DEAD, bindings=(Binding(DEAD, "#"),), max_length=MAX_DEAD_LETTERS),
+            Queue(
+                DEAD,
+                bindings=tuple(Binding(DEAD, routing_key("*", kind, "*")) for kind in READ_WHEN_DEAD),
+                max_length=MAX_DEAD_LETTERS,
+            ),
         ),
     )
 

@@ -105,7 +105,10 @@ def aggregator_permissions(federation: str) -> dict[str, Any]:
             },
             "fedmq.models": {"write": keys(federation, "model|plan", "[A-Za-z0-9_-]+"), "read": NEVER},
             "fedmq.released": {"write": released, "read": released},
-            "fedmq.dead": {"write": NEVER, "read": "^#$"},
+            "fedmq.dead": {
+                "write": NEVER,
+                "read": keys("*", "hello|update|evaluation|goodbye|heartbeat|plan|model", r"\*"),
+            },
         },
     }
 

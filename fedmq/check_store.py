@@ -59,10 +59,7 @@ def run_check(settings: AggregatorSettings, *, as_json: bool = False) -> None:
         store.close()
     click.echo(json.dumps(asdict(report), indent=2) if as_json else _text(report))
     if report.defects:
-        raise StoreError(
-            f"the store has {len(report.defects)} defects: restore the newest backup, and start every participant "
-            "again (docs/operations.md)"
-        )
+        raise StoreError(f"the store has {len(report.defects)} defects: restore the newest backup (docs/operations.md)")
 
 
 def check(store: Store, settings: AggregatorSettings) -> Report:
@@ -88,8 +85,7 @@ def check(store: Store, settings: AggregatorSettings) -> Report:
     ledger = _Ledger(state)
     for entry in store.ledger():
         report.defects += ledger.take(entry)
-    # Else the oldest may be gone, or what came after the backup that this was, and counts say less.
-    is_whole = ledger.n_rows < settings.keep_ledger and not state.progress.lost_epoch
+    is_whole = ledger.n_rows < settings.keep_ledger  # else the oldest may be gone, and counts say less
     report.defects += [defect for member in state.members.values() for defect in ledger.defects(member, whole=is_whole)]
     report.ledger, report.included = dict(sorted(ledger.verdicts.items())), ledger.included.total()
     report.waiting = sum(member.pending != "" for member in state.members.values())

@@ -148,9 +148,12 @@ def step(state: WorkerState, event: Event) -> Step:
 
 
 def _plan(state: WorkerState, plan: Plan) -> Step:
-    if state.plan is not None and plan.revision < state.plan.revision:
+    named = plan_hash(plan)
+    # The newest model knows best: an aggregator whose store came from a backup counts its plans from there.
+    is_wanted = state.model is not None and state.model.plan_hash == named
+    if state.plan is not None and plan.revision < state.plan.revision and not is_wanted:
         return state, [Ignore("older plan")]
-    return _consider(replace(state, plan=plan, plan_hash=plan_hash(plan)), [])
+    return _consider(replace(state, plan=plan, plan_hash=named), [])
 
 
 def _model(state: WorkerState, model: GlobalModel) -> Step:

@@ -93,7 +93,10 @@ class Store(Protocol):
         """Return the releases that no broker has confirmed yet, oldest first."""
 
     def confirm(self, version: int) -> None:
-        """Note that the release of ``version`` was confirmed; from one that is fenced, nothing is noted."""
+        """Note that the release of ``version`` was confirmed, and with it each older one, which it has overtaken.
+
+        From an aggregator that is fenced nothing is noted.
+        """
 
     def ledger(self) -> Iterator[LedgerEntry]:
         """Iterate over the contributions judged, in the order of arrival."""

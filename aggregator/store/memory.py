@@ -97,11 +97,11 @@ class MemoryStore:
         return [memory.releases[version] for version in sorted(memory.releases.keys() - memory.confirmed)]
 
     def confirm(self, version: int) -> None:
-        """Note that the release of ``version`` was confirmed; from one that is fenced, nothing is noted."""
+        """Note that the release of ``version`` was confirmed, and each older one; not from one that is fenced."""
         memory = self._open()
         with memory.lock:
-            if version in memory.releases and (self._epoch is None or self._epoch >= memory.epoch):
-                memory.confirmed.add(version)
+            if self._epoch is None or self._epoch >= memory.epoch:
+                memory.confirmed.update(each for each in memory.releases if each <= version)
             for old in sorted(memory.confirmed)[:-KEPT_RELEASES]:
                 del memory.releases[old]
                 memory.confirmed.remove(old)

@@ -258,18 +258,17 @@ class SQLStore(ABC):
             self._execute(_PRUNE_VERSIONS, (self._keep,))
 
     def confirm(self, version: int) -> None:
-        """Note that the release of ``version`` was confirmed; from one that is fenced, nothing is noted."""
+        """Note that the release of ``version`` was confirmed, and each older one; not from one that is fenced."""
         self._in_transaction("could not be written", partial(self._confirm, version))
 
     def _confirm(self, version: int) -> None:
         if self._epoch is not None and self._epoch < self._kept_epoch():
             return
-        query = "SELECT version, epoch, body, confirmed, checksum FROM releases WHERE version = ? AND confirmed = 0"
-        row = self._execute(query, (version,)).fetchone()
-        if row is not None:
-            _, epoch, body, _ = self._whole("releases", row)
-            self._execute(PUT_RELEASE, with_checksum(version, epoch, body, 1))
-            self._execute(_PRUNE_RELEASES)
+        query = "SELECT version, epoch, body, confirmed, checksum FROM releases WHERE version <= ? AND confirmed = 0"
+        for row in self._execute(query, (version,)).fetchall():
+            each, epoch, body, _ = self._whole("releases", row)
+            self._execute(PUT_RELEASE, with_checksum(each, epoch, body, 1))
+        self._execute(_PRUNE_RELEASES)
 
     # --- reading -------------------------------------------------------------------------------
 

@@ -391,11 +391,11 @@ def test_a_finished_training_freezes_the_model_and_asks_everybody_to_evaluate_it
 # --- heartbeats -----------------------------------------------------------------------------
 
 
-def test_a_heartbeat_that_stays_behind_the_newest_bulletin_gets_plan_and_model_again() -> None:
+def test_a_heartbeat_that_stays_behind_the_newest_bulletin_gets_the_model_again() -> None:
     story = training("a", "b").heartbeat("a", bulletin=0)
     assert story.models == [], "once behind is late, not lost"
     story.heartbeat("a", bulletin=0)
-    assert [to for to, _ in story.plans] == ["a"]
+    assert story.plans == [], "who lacks the plan says hello"
     assert [(to, model.bulletin) for to, model in story.models] == [("a", 1)]
 
 
@@ -950,9 +950,9 @@ def test_who_claims_to_have_heard_of_millions_of_terms_uses_up_no_numbers() -> N
 
 
 def test_what_was_made_of_versions_that_are_lost_is_refused_also_when_their_numbers_come_again() -> None:
+    """The backup is of term 7 itself: that went on, and made versions of which the store knows nothing."""
     story = training("a", "b", max_versions=9).trains("a", "b")
-    story.state, _ = restored(story.state, 0.0, 8, outrun=7)
-    assert story.state.progress.lost_from == story.version == 1
+    story.state, _ = restored(story.state, 0.0, 8)
     assert story.trains("a", epoch=7, base_version=1).verdicts == ["accepted"], "the backup has that one"
     story.trains("b", epoch=8, base_version=1)
     assert story.version == 2
@@ -962,8 +962,29 @@ def test_what_was_made_of_versions_that_are_lost_is_refused_also_when_their_numb
     assert story.trains("b", epoch=0, base_version=2).verdicts == ["accepted"], "who tells no term is believed"
 
 
-def test_a_store_that_is_taken_up_again_forgets_no_lost_versions() -> None:
+def test_a_second_store_from_a_backup_makes_nothing_known_that_was_lost_with_the_first() -> None:
     story = training("a", "b", max_versions=9).trains("a", "b")
-    story.state, _ = restored(story.state, 0.0, 8, outrun=7)
-    story.trains("a", "b", epoch=8).restart()
-    assert (story.state.progress.lost_from, story.state.progress.lost_epoch) == (1, 7)
+    story.state, _ = restored(story.state, 0.0, 8)
+    for _ in range(3):
+        story.trains("a", "b", epoch=8)
+    story.state, _ = restored(story.state, 0.0, 12, outrun=11)
+    assert story.trains("a", epoch=7, base_version=2).verdicts == ["future-version"]
+    assert story.trains("a", epoch=13, base_version=2).verdicts == ["future-version"], "of a term that never was"
+    assert story.trains("a", epoch=8, base_version=2).verdicts == ["accepted"]
+
+
+def test_terms_are_remembered_as_long_as_anybody_may_build_on_their_versions() -> None:
+    story = training("a", "b", max_versions=9, max_staleness=2).trains("a", "b").restart()
+    for _ in range(4):
+        story.trains("a", "b")
+    assert story.restart().state.progress.terms == ((3, 5),)
+    assert story.restart().state.progress.terms == ((3, 5), (4, 5))
+
+
+def test_who_claims_again_and_again_to_have_heard_of_later_terms_makes_none_shorter_than_a_silence() -> None:
+    story = training("a", "b", max_versions=9)
+    story.state, _ = restored(story.state, story.now, 8, outrun=7)
+    for seconds, expected in ((0.0, []), (20.0, []), (20.0, [Outrun(900)])):
+        story.later(seconds)
+        story.heartbeat("a", 1, epoch=900)
+        assert story.last(Outrun) == expected, seconds

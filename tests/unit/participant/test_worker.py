@@ -87,6 +87,15 @@ def test_an_older_plan_is_passed_over_in_any_state(state: WorkerState) -> None:
     assert step(state, PlanArrived(OLDER_PLAN)) == (state, [Ignore("older plan")])
 
 
+def test_a_plan_of_an_older_number_is_kept_where_the_newest_model_is_of_it() -> None:
+    """The aggregator's store came from a backup, and counts its plans from there."""
+    older = replace(MODEL, bulletin=1, epoch=MODEL.epoch + 1, plan_hash=plan_hash(OLDER_PLAN), roster=model(1).roster)
+    state = told(IDLE, ModelArrived(older))
+    assert (state.plan, state.working) == (PLAN, False)
+    after, actions = step(state, PlanArrived(OLDER_PLAN))
+    assert (after.plan, kinds(actions)) == (OLDER_PLAN, [Work])
+
+
 @STATES
 def test_the_same_plan_again_changes_nothing(state: WorkerState) -> None:
     after, actions = step(state, PlanArrived(PLAN))

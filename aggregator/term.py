@@ -413,7 +413,7 @@ class Term:
         for newest in releases[-1:]:
             # The epoch it was made in: after a backup there may be another model of the same version.
             message_id = f"{federation}:{newest.epoch}:released:{newest.version}"
-            self._publisher.offer(_RELEASED, Outgoing(RELEASED, released_key(federation), newest.body, message_id))
+            self._publisher.offer(_DOWNSTREAM, Outgoing(RELEASED, released_key(federation), newest.body, message_id))
 
     async def _published(self, message: Outgoing) -> None:
         kind = "released" if message.exchange == RELEASED else message.routing_key.split(".")[1]
@@ -424,7 +424,7 @@ class Term:
             return
         self.reached("release-published")
         await self.in_thread(self.store.confirm, int(message.message_id.rpartition(":")[2]))
-        if self.exit_after_release and not self._publisher.is_overtaken(_RELEASED):
+        if self.exit_after_release and not self._publisher.is_overtaken(_DOWNSTREAM):
             self.stop.set()
 
     def _now(self) -> float:
@@ -432,7 +432,7 @@ class Term:
 
 
 #: The publisher's address of released models, one for all: the newest replaces what waits.
-_RELEASED = "released"
+_DOWNSTREAM = "released"
 
 _SENT_AS: dict[str, type[Any]] = {
     "hello": Hello,

@@ -1,6 +1,7 @@
-"""A downstream system: wait for the next released model, and score the rows of a CSV file with it.
+"""A downstream system: wait for a released model, and score the rows of a CSV file with the newest.
 
-It knows nothing of fedmq: any AMQP client and any msgpack decoder will do.
+It knows nothing of fedmq: any AMQP client and any msgpack decoder will do. Of one federation the newest model is the
+one with the largest (epoch, version), not the one that came last. Whoever stays keeps that rule over time as well.
 
     python score_released.py amqp://user:password@host/ patients.csv
 """
@@ -16,18 +17,27 @@ import msgpack
 
 
 async def next_model(url: str, queue_name: str = "downstream.scores") -> dict:
-    """Return the next model that is released, by a durable queue of our own: it waits for us when we are away."""
+    """Return the newest of the models that wait in a durable queue of our own, or the next one where there is none."""
     connection = await aio_pika.connect(url)
     async with connection:
         channel = await connection.channel()
+        await channel.set_qos(prefetch_count=1)
         exchange = await channel.get_exchange("fedmq.released")  # the aggregator's to declare
         queue = await channel.declare_queue(queue_name, durable=True)
         await queue.bind(exchange, "#")
         print("waiting for a model", file=sys.stderr, flush=True)
         async with queue.iterator() as messages:
             message = await anext(messages)
-            await message.ack()
-            return msgpack.unpackb(message.body)
+        model = msgpack.unpackb(message.body)
+        while another := await queue.get(fail=False):
+            message, model = another, newest([model, msgpack.unpackb(another.body)])
+        await message.ack(multiple=True)
+        return model
+
+
+def newest(models: list) -> dict:
+    """Return the model to keep: one that was delayed may come behind a newer one."""
+    return max(models, key=lambda model: (model["epoch"], model["version"]))
 
 
 def names(features: list | dict) -> list:

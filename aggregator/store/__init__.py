@@ -13,6 +13,8 @@ version, and the releases with whether they were confirmed.
 - What is read is what was written, or `StoreError` says that it is not.
 - The epoch fences: `take_over` raises it, and a commit with an epoch below the highest raises `FencedError` and
   changes nothing. So of several aggregators only the one that took over last can go on.
+- What has gone back underneath an aggregator that runs, to a backup or to a replica that was behind, is not written
+  over: where a store can notice, as far as its class says, `StoreError`.
 
 Models and plans that were not yet sent are not kept as messages: they follow from the cells, and an aggregator that
 starts publishes them anew. A release is kept as the bytes it is sent in.
@@ -120,6 +122,14 @@ def fenced(place: str) -> FencedError:
     """Return the error of a commit that comes too late."""
     return FencedError(
         f"another aggregator has taken over the store {place}: this one commits nothing more under its epoch"
+    )
+
+
+def gone_back(place: str) -> StoreError:
+    """Return the error of a commit to a store that is not as the last one left it."""
+    return StoreError(
+        f"the store {place} is not as this aggregator left it: it has gone back, to a backup or to a replica that was "
+        "behind; start the aggregator again, it takes up what is there"
     )
 
 

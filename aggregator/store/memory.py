@@ -18,6 +18,7 @@ from aggregator.store import (
     bad_include,
     bad_version,
     fenced,
+    gone_back,
     is_settled,
 )
 
@@ -64,6 +65,8 @@ class MemoryStore:
         with memory.lock:
             if commit.epoch < memory.epoch:
                 raise fenced(_PLACE)
+            if self._epoch is not None and memory.epoch < self._epoch:
+                raise gone_back(_PLACE)
             changed = _changed_entries(memory, commit)
             for version, digest in commit.version_hashes.items():
                 if memory.versions.get(version, digest) != digest:

@@ -11,12 +11,16 @@ When the connection breaks the work is done again on a new one, for `Limits.pati
 that was cut off is there already is looked up by its token, behind the same lock: it is never done twice, and never
 called failed when it was done.
 
+The tokens are a chain, which begins with `PostgreSQLStore.take_over`: a commit is made only on top of what this object
+wrote last. So a database that went back, to a backup or to a replica that was behind, is noticed.
+
 What the driver says may quote the URL with its password: it is never passed on.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +28,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
+from ipaddress import ip_address
 from itertools import count
 from secrets import token_hex
 from time import monotonic
@@ -82,7 +87,13 @@ _LONGEST_NAME = 63
 _AWAY = "it cannot be reached, or went away; check its host and port, and that it runs"
 _PASSWORD = "it refuses the user or the password"  # noqa: S105 - a sentence about one
 _NO_DATABASE = "there is no such database; make it with CREATE DATABASE"
-_FULL = "it is out of space, memory or connections; make room"
+_FULL = "it is out of space or memory; make room"
+_NO_CONNECTION = (
+    "it has no connection left for this user or this database; end what else is connected, or raise max_connections or "
+    "the CONNECTION LIMIT"
+)
+_NOT_ALLOWED = "this user may not connect to this database; GRANT CONNECT ON DATABASE to it"
+_NOT_FROM_HERE = "its pg_hba.conf does not let this user into this database from this address; add a line for it"
 #: What PostgreSQL's states mean, by how they begin; the longest that fits counts.
 #: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _BY_STATE = {
@@ -92,14 +103,27 @@ _BY_STATE = {
     "3D": _NO_DATABASE,
     "42501": "this user may not write there; GRANT CREATE ON DATABASE to it, or let it own the schema",
     "53": _FULL,
+    "53300": _NO_CONNECTION,
     "55": "another transaction holds the lock, and cannot be ended",
     "57": _AWAY,
     "57014": "a statement took longer than it may",
     "58": "the server cannot read or write its files; its log says more",
     "XX": "the server finds its files damaged; its log says more, restore a backup",
 }
-#: Where there is no state: what the driver's messages have in them, in small letters.
-_BY_TEXT = {"password": _PASSWORD, 'role "': _PASSWORD, 'database "': _NO_DATABASE, "too many": _FULL}
+#: Where there is no state, as when connecting fails: what the server's messages have in them, in small letters and
+#: without the names they quote. The first that is found counts.
+_BY_TEXT = {
+    "pg_hba.conf": _NOT_FROM_HERE,
+    "too many clients": _NO_CONNECTION,
+    "too many connections": _NO_CONNECTION,
+    "connection slots are reserved": _NO_CONNECTION,
+    "permission denied for database": _NOT_ALLOWED,
+    "connect privilege": _NOT_ALLOWED,
+    "password": _PASSWORD,
+    'role ""': _PASSWORD,
+    'database ""': _NO_DATABASE,
+    "too many": _FULL,
+}
 
 
 class PostgreSQLStore(SQLStore):
@@ -146,6 +170,10 @@ class PostgreSQLStore(SQLStore):
         self._closed = threading.Event()
         self._connection: psycopg.Connection[Any] | None = None
         self._was_open = False
+        #: Since it took over: the epoch, and the token of what was written last under it.
+        self._left: tuple[int, str] | None = None
+        # Held for longer than a transaction: until it is noted what was written.
+        self._chain = threading.Lock()
         try:
             self._in_transaction("cannot be opened", self._check_existing if read_only else self._prepare)
         except BaseException:
@@ -156,11 +184,10 @@ class PostgreSQLStore(SQLStore):
     def _parsed(self, url: str, password: str | None) -> dict[str, Any]:
         try:
             given = conninfo_to_dict(url)
-        except psycopg.Error:
-            raise StoreError(
-                "store: this is no URL of a database; write it as postgresql://user@host/database, with %40 for an @ "
-                "in the password"
-            ) from None
+        except (psycopg.Error, UnicodeError):
+            raise StoreError(f"store: this is no URL of a database; {_WRITE_IT}") from None
+        if not _names_a_host(url, given):
+            raise StoreError(f"store: there is no user@host in this URL; {_WRITE_IT}")
         if password is not None:
             given["password"] = password
         defaults = {
@@ -172,7 +199,9 @@ class PostgreSQLStore(SQLStore):
             "keepalives_count": 3,
             "target_session_attrs": "any" if self._read_only else "read-write",
         }
-        fixed = {"application_name": self._schema, "client_encoding": "utf8"}
+        # Who only reads is in nobody's way: it has a name that no aggregator has, to be left alone by them.
+        name = f"reader of {self._schema}"[:_LONGEST_NAME] if self._read_only else self._schema
+        fixed = {"application_name": name, "client_encoding": "utf8"}
         return {**defaults, **given, **fixed}
 
     def _connect(self) -> None:
@@ -233,23 +262,46 @@ class PostgreSQLStore(SQLStore):
 
     # --- commits -------------------------------------------------------------------------------
 
+    def take_over(self, above: int = 0) -> int:
+        """Raise the epoch, durably, and return it: whoever holds an older one can commit nothing more."""
+        token = token_hex(16)
+        with self._chain:
+            epoch = self._in_transaction("could not be written", partial(self._next_epoch, above, token))
+            self._epoch, self._left = epoch, (epoch, token)
+            return epoch
+
     def commit(self, commit: Commit) -> None:
         """Make ``commit`` durable, whole; raises `FencedError` or `StoreError`, and then nothing has changed."""
         token, attempts = token_hex(16), count()
-        self._in_transaction("could not be written", partial(self._write_once, commit, token, attempts))
-        self._epoch = commit.epoch
+        with self._chain:
+            self._in_transaction("could not be written", partial(self._write_once, commit, token, attempts))
+            self._epoch = commit.epoch
+            if self._left is not None:
+                self._left = commit.epoch, token
 
     def _write_once(self, commit: Commit, token: str, attempts: Iterator[int]) -> None:
-        name = f"commit/{commit.epoch}"
         if next(attempts):
             self._kept_epoch()  # waits until whatever is left of the former attempt has ended, this way or that
-            if self._meta(name) == token:
+            if self._token(commit.epoch) == token:
                 return
         self._write(commit)
-        self._put_meta(name, token)
+        self._put_token(commit.epoch, token)
 
-    def _next_epoch(self, above: int) -> int:
+    def _is_as_left(self, epoch: int, kept: int) -> bool:
+        if not super()._is_as_left(epoch, kept):
+            return False
+        return self._left is None or self._left[0] != epoch or self._token(epoch) == self._left[1]
+
+    def _token(self, epoch: int) -> str | None:
+        return self._meta(f"commit/{epoch}")
+
+    def _put_token(self, epoch: int, token: str) -> None:
+        self._put_meta(f"commit/{epoch}", token)
+
+    def _next_epoch(self, above: int, token: str = "") -> int:
         epoch = super()._next_epoch(above)
+        # Of two histories that begin with the same epoch, each has a token of its own.
+        self._put_token(epoch, token)
         self._execute(_FORGET_TOKENS, (epoch - _KEPT_TOKENS,))
         return epoch
 
@@ -301,8 +353,9 @@ class PostgreSQLStore(SQLStore):
     def _may_try_again(self, error: psycopg.Error) -> bool:
         """Whether the next attempt may go better: on a new connection, or without who holds the lock."""
         if self._connection is None:  # connecting itself failed
+            words = _words(error)
             # At first that may be a wrong host, which waiting does not mend.
-            return _words(error) == _AWAY and (self._was_open or _STARTING in str(error))
+            return words == _NO_CONNECTION or (words == _AWAY and (self._was_open or _STARTING in str(error)))
         if self._connection.closed:
             self._disconnect()
             return not self._read_only
@@ -368,7 +421,7 @@ def _words(error: psycopg.Error) -> str:
     known = [start for start in _BY_STATE if state.startswith(start)]
     if known:
         return _BY_STATE[max(known, key=len)]
-    text = str(error).lower()
+    text = re.sub('"[^"]*"', '""', str(error).lower())
     found = next((words for part, words in _BY_TEXT.items() if part in text), None)
     if found is not None:
         return found
@@ -377,10 +430,41 @@ def _words(error: psycopg.Error) -> str:
     return f"the database cannot do that (state {state or 'unknown'}); its log says more"
 
 
+_WRITE_IT = (
+    "write it as postgresql://user@host/database, in a password %40 for an @, %2F for a / and %3A for a :, or give the "
+    "password in store_password_file"
+)
+
+
+def _names_a_host(url: str, given: dict[str, Any]) -> bool:
+    """Whether what was read as host and port can be nothing else: without its @host, user:password looks like them."""
+    hosts = str(given.get("host") or given.get("hostaddr") or "").split(",")
+    if not all(_is_port(port) for port in str(given.get("port") or "").split(",")):
+        return False
+    if any(":" in host and not _is_address(host) for host in hosts):
+        return False
+    authority = url.partition("://")[2].partition("/")[0]
+    if "@" in authority or ":" not in re.sub(r"\[[^]]*\]", "", authority.partition("?")[0]):
+        return True
+    return all(host == "localhost" or _is_address(host) for host in hosts)
+
+
+def _is_port(text: str) -> bool:
+    return text == "" or (re.fullmatch("[1-9][0-9]{0,4}", text) is not None and int(text) < 2**16)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _where(parameters: dict[str, Any]) -> str:
     """Return the database without user, password and options; nothing of a URL that may have been misread."""
     host = parameters.get("host") or parameters.get("hostaddr") or "localhost"
     port = parameters.get("port")
     where = f"{host}{'' if port is None else f':{port}'}/{parameters.get('dbname') or ''}"
-    # A password with an @ that should be written %40 would be read as part of the host.
-    return "in PostgreSQL" if "@" in where else f"postgresql://{where}"
+    # A password with an @ that should be written %40 would be read as part of the host, and other signs likewise.
+    return f"postgresql://{where}" if re.fullmatch(r"[\w.,:/+-]*", where) else "in PostgreSQL"

@@ -26,6 +26,7 @@ from aggregator.store import (
     bad_include,
     bad_version,
     fenced,
+    gone_back,
 )
 from broker.checksum import is_whole, with_checksum
 
@@ -212,6 +213,8 @@ class SQLStore(ABC):
         kept = self._kept_epoch()
         if commit.epoch < kept:
             raise fenced(self.place)
+        if not self._is_as_left(commit.epoch, kept):
+            raise gone_back(self.place)
         if commit.epoch > kept:
             self._put_meta("epoch", str(commit.epoch))
         self._write_cells(commit)
@@ -219,6 +222,10 @@ class SQLStore(ABC):
         self._write_versions(commit)
         for release in commit.releases:
             self._execute(PUT_RELEASE, with_checksum(release.version, release.epoch, release.body, 0))
+
+    def _is_as_left(self, epoch: int, kept: int) -> bool:  # noqa: ARG002 - for those that know more of an epoch
+        """Whether nothing that was written by this object under ``epoch`` is gone; ``kept`` is the store's epoch."""
+        return self._epoch is None or self._epoch <= kept
 
     def _write_cells(self, commit: Commit) -> None:
         kept = [with_checksum(key, body) for key, body in commit.cells.items() if body is not None]

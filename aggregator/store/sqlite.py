@@ -45,6 +45,8 @@ _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 class SQLiteStore(SQLStore):
     """A store in the file at ``path``; ``:memory:`` keeps it with the process.
 
+    That the file has gone back underneath it is noticed where it goes back behind the last `take_over`.
+
     Parameters
     ----------
     keep_ledger : so many rows of the ledger stay, and hashes of versions.
@@ -223,6 +225,10 @@ class SQLiteStore(SQLStore):
         code = getattr(error, "sqlite_errorcode", None)
         if code is not None and code & 0xFF in _DAMAGED:  # the rest of the code says more of it
             return StoreError(f"the store {self.place} {what} ({error}): it is damaged, or no store; {_BACKUP}")
+        if code is not None and code & 0xFF == sqlite3.SQLITE_BUSY:
+            return StoreError(
+                f"the store {self.place} {what}: another process holds it, and may be frozen: end that one"
+            )
         return StoreError(f"the store {self.place} {what} ({error}): {_CHECK}")
 
 

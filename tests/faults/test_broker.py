@@ -43,7 +43,9 @@ def test_a_broker_that_is_killed_and_keeps_its_disk(federation: Standing) -> Non
 
 @pytest.mark.fault("F24")
 def test_a_broker_that_is_killed_and_loses_its_disk(vhost: VHost, tmp_path: Path) -> None:
-    with Standing(vhost, tmp_path, participant=SLOW, is_tapped=False) as federation:
+    # A site that is away for 3.5 heartbeats is not waited for; here it may take long to be back.
+    patient = {"heartbeat_seconds": 10}
+    with Standing(vhost, tmp_path, patient, {**SLOW, **patient}, is_tapped=False) as federation:
         federation.until_version(3)
         vhost.rabbitmq.kill()
         vhost.rabbitmq.lose_disk()

@@ -5,19 +5,37 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from aggregator.probe import probe
 from aggregator.settings import AggregatorSettings
+from aggregator.store import Commit, ReleasedBody
 from aggregator.store.sqlite import SQLiteStore
-from broker.codec import decode
+from broker.codec import decode, encode
+from broker.errors import PublishRefused
 from broker.memory import MemoryBroker
 from broker.messages import GlobalModel, ReleasedModel
-from broker.topology import MODELS, UPDATES, Binding, Queue, Topology, probe_key, released_queue, routing_key
-from broker.transport import Outgoing
+from broker.rabbitmq import RabbitMQTransport
+from broker.testing import take
+from broker.topology import (
+    DEAD,
+    MODELS,
+    RELEASED,
+    UPDATES,
+    Binding,
+    Queue,
+    Topology,
+    aggregator_topology,
+    probe_key,
+    released_queue,
+    routing_key,
+)
+from broker.transport import Outgoing, Transport
 from fedmq.services import aggregator_reporter, aggregator_service, participant_reporter, participant_service
 from fedmq.sites import Site, find_sites
 from monitoring.http import Health
@@ -27,6 +45,8 @@ from participant.sources import Columns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from servers.rabbitmq import VHost
 
     from aggregator.state import State
     from broker.memory import MemoryTransport
@@ -370,3 +390,87 @@ async def test_an_aggregator_that_is_told_to_stop_while_a_step_takes_long_finish
         async with asyncio.timeout(LIMIT_SECONDS):
             await only.task
         assert max(SQLiteStore(there.folder / "aggregator.sqlite", FEDERATION).versions()) >= before
+
+
+# --- releases that could not be published -----------------------------------------------------
+
+
+async def released_messages(there: World) -> list[ReleasedModel]:
+    """Take what waits for whoever comes later, in the order of publication."""
+    async with there.broker.transport("outsider") as outsider:
+        consumer = await outsider.consume(released_queue(FEDERATION), prefetch=100)
+        found = [decode(each.body) for each in [await consumer.take(), *consumer.waiting()]]
+    return [each for each in found if isinstance(each, ReleasedModel)]
+
+
+async def test_of_releases_that_waited_for_a_start_the_newest_is_published_and_all_are_written(
+    tmp_path: Path, sites: list[Site]
+) -> None:
+    async with world(tmp_path, sites, exit_after_release=True) as there:
+        first = there.aggregator("first")
+        await there.until(lambda: first.serves)
+        for site in sites:
+            there.start(site)
+        await there.until(first.task.done)
+        [model] = await released_messages(there)
+        newer = [replace(model, version=model.version + n) for n in (1, 2)]
+        store = SQLiteStore(there.folder / "aggregator.sqlite", FEDERATION)
+        waiting = tuple(ReleasedBody(each.version, each.epoch, encode(each)) for each in newer)
+        store.commit(Commit(store.take_over(), {}, releases=waiting))
+        second = there.aggregator("second")
+        await there.until(second.task.done)
+        assert second.releases == newer
+        assert (await released_messages(there))[1:] == newer[1:]
+        assert store.unconfirmed() == []
+        store.close()
+
+
+async def test_releases_that_the_broker_does_not_take_are_published_in_their_order_and_the_last_one_ends_it(
+    tmp_path: Path, sites: list[Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, sites, start_with=len(sites) - 1, exit_after_release=True) as there:
+        only = there.aggregator("only")
+        await there.until(lambda: only.serves)
+        publish, is_full = only.transport.publish, True
+
+        async def publish_unless_full(message: Outgoing) -> None:
+            if is_full and message.exchange == RELEASED:
+                raise PublishRefused("the queue is full")
+            await publish(message)
+
+        monkeypatch.setattr(only.transport, "publish", publish_unless_full)
+        for n, site in enumerate(sites[1:] + sites[:1], 1):
+            if n == len(sites):
+                await there.until(lambda: len(only.releases) == 1)
+            there.start(site)
+        await there.until(lambda: len(only.releases) == 2)
+        assert not only.task.done()
+        is_full = False
+        await there.until(only.task.done)
+        assert await released_messages(there) == only.releases
+        assert SQLiteStore(there.folder / "aggregator.sqlite", FEDERATION).unconfirmed() == []
+
+
+# --- probes that nobody has heard -------------------------------------------------------------
+
+
+async def kinds_that_die(transport: Transport) -> list[str]:
+    """Let a probe and then a hello expire where nobody serves, and return what becomes a dead letter."""
+    await transport.declare(aggregator_topology(FEDERATION))
+    unheard = replace(probe(FEDERATION), expiration_seconds=0.05)
+    for message in (unheard, replace(unheard, routing_key=routing_key(FEDERATION, "hello", "va"))):
+        await transport.publish(message)
+    consumer = await transport.consume(DEAD, prefetch=10)
+    dead = [*await take(consumer, 1), *consumer.waiting()]
+    return [each.routing_key.split(".")[1] for each in dead]
+
+
+async def test_a_probe_that_expires_is_no_dead_letter() -> None:
+    async with MemoryBroker().transport("aggregator") as transport:
+        assert await kinds_that_die(transport) == ["hello"]
+
+
+@pytest.mark.rabbitmq
+async def test_rabbitmq_keeps_no_probe_that_expires(vhost: VHost) -> None:
+    async with RabbitMQTransport([vhost.amqp_url()]) as transport:
+        assert await kinds_that_die(transport) == ["hello"]

@@ -53,9 +53,16 @@ def opened(server: PostgreSQL, federation: str, **given: Any) -> Iterator[Postgr
 
 
 def asked(server: PostgreSQL, query: str) -> list[Any]:
-    """Return what the database answers."""
+    """Return what the database answers, if anything."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
-        return connection.execute(query).fetchall()  # type: ignore[arg-type]
+        cursor = connection.execute(query)  # type: ignore[arg-type]
+        return cursor.fetchall() if cursor.description else []
+
+
+def end_sessions(server: PostgreSQL, federation: str) -> None:
+    """Cut off whoever uses the federation's store."""
+    name = f"fedmq_{federation}"
+    asked(server, f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = '{name}'")  # noqa: S608 - our own names
 
 
 # --- one database, several federations ------------------------------------------------------
@@ -214,6 +221,34 @@ def test_a_server_that_is_starting_is_waited_for(federation: str, monkeypatch: p
     assert refusals == []
 
 
+def test_who_is_cut_off_while_all_connections_are_taken_goes_on_when_one_is_free(
+    server: PostgreSQL, federation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked(server, f"CREATE ROLE {federation} LOGIN PASSWORD 'x' CONNECTION LIMIT 2")
+    asked(server, f"GRANT CREATE ON DATABASE postgres TO {federation}")
+    refused, connect_really = threading.Event(), psycopg.connect
+
+    def connect(*given: Any, **named: Any) -> Any:
+        try:
+            return connect_really(*given, **named)
+        except psycopg.OperationalError:
+            refused.set()
+            raise
+
+    url = server.url(user=federation, password="x")
+    with closing(PostgreSQLStore(url, federation)) as store, ThreadPoolExecutor(1) as pool:
+        with psycopg.connect(url):
+            asked(server, f"ALTER ROLE {federation} CONNECTION LIMIT 1")
+            end_sessions(server, federation)
+            monkeypatch.setattr(psycopg, "connect", connect)
+            commit = pool.submit(store.commit, Commit(1, {"a": b"1"}))
+            assert refused.wait(LIMIT_SECONDS)
+            with pytest.raises(StoreError, match="it has no connection left"):
+                PostgreSQLStore(url, federation, limits=Limits(patience_seconds=0))
+        commit.result()
+        assert store.cells() == {"a": b"1"}
+
+
 def test_a_server_that_stays_away_is_told_in_a_sentence(federation: str) -> None:
     with PostgreSQL() as server, opened(server, federation, limits=Limits(patience_seconds=1)) as store:
         server.stop()
@@ -304,6 +339,74 @@ def test_a_commit_whose_end_was_not_heard_is_done_once(server: PostgreSQL, feder
             assert not link.armed, "it was cut off"
             assert store.cells() == {"a": b"2"}
             assert [entry.included_in for entry in store.ledger()] == [1, 1]
+            store.commit(Commit(epoch, {"a": b"3"}))
+            link.armed = True
+            epoch = store.take_over()
+            assert not link.armed, "it was cut off"
+            store.commit(Commit(epoch, {"a": b"4"}))
+            assert store.cells() == {"a": b"4"}
+
+
+# --- the database goes back -----------------------------------------------------------------
+
+
+class Copy:
+    """A federation's tables as they are now, to be put back underneath whoever uses them."""
+
+    def __init__(self, server: PostgreSQL, federation: str) -> None:
+        self._server, self._schema = server, f"fedmq_{federation}"
+        self._rows = {name: self._ask(f'SELECT * FROM "{self._schema}".{name}') for name in ("meta", "cells")}  # noqa: S608 - our own names
+
+    def put_back(self) -> None:
+        with psycopg.connect(self._server.url()) as connection:
+            for name, rows in self._rows.items():
+                connection.execute(f'DELETE FROM "{self._schema}".{name}')  # type: ignore[arg-type]  # noqa: S608
+                for row in rows:
+                    connection.execute(f'INSERT INTO "{self._schema}".{name} VALUES (%s, %s, %s)', row)  # type: ignore[arg-type]  # noqa: S608
+        end_sessions(self._server, self._schema.removeprefix("fedmq_"))
+
+    def _ask(self, query: str) -> list[Any]:
+        return asked(self._server, query)
+
+
+@pytest.mark.parametrize("back_to", ["before it took over", "when it took over", "a commit ago"])
+@pytest.mark.parametrize("another_took_over", [False, True])
+def test_what_went_back_underneath_is_not_written_over(
+    server: PostgreSQL, federation: str, back_to: str, *, another_took_over: bool
+) -> None:
+    with opened(server, federation) as store:
+        copies = {"before it took over": Copy(server, federation)}
+        epoch = store.take_over()
+        copies["when it took over"] = Copy(server, federation)
+        store.commit(Commit(epoch, {"a": b"1"}))
+        copies["a commit ago"] = Copy(server, federation)
+        store.commit(Commit(epoch, {"a": b"2", "b": b"2"}))
+        copies[back_to].put_back()
+        if another_took_over:
+            with opened(server, federation) as other:
+                other.take_over()
+        before = store.cells()
+        words = "taken over" if another_took_over and back_to != "before it took over" else "it has gone back"
+        with pytest.raises(StoreError, match=words):
+            store.commit(Commit(epoch, {"b": b"3"}))
+        assert store.cells() == before
+        store.commit(Commit(store.take_over(), {"b": b"4"}))
+        assert store.cells() == {**before, "b": b"4"}
+
+
+def test_who_took_over_and_wrote_nothing_yet_knows_its_epoch_from_that_of_another(
+    server: PostgreSQL, federation: str
+) -> None:
+    with opened(server, federation) as store, opened(server, federation) as other:
+        copy = Copy(server, federation)
+        assert store.take_over() == 1
+        copy.put_back()
+        assert other.take_over() == 1
+        with pytest.raises(StoreError, match="it has gone back"):
+            store.commit(Commit(1, {"a": b"1"}))
+        other.commit(Commit(1, {"a": b"2"}))
+        other.commit(Commit(1, {"a": b"3"}))
+        assert store.cells() == {"a": b"3"}
 
 
 # --- two aggregators ------------------------------------------------------------------------
@@ -407,6 +510,27 @@ def test_whoever_is_killed_in_the_middle_keeps_nobody_waiting_and_leaves_nothing
             assert last in {number, number + 1}
             assert new.versions() == {n: str(n) for n in range(1, last + 1)}
             assert [entry.included_in for entry in new.ledger()] == list(range(1, last + 1))
+
+
+def test_who_only_reads_is_left_alone_however_long_it_takes(server: PostgreSQL, federation: str) -> None:
+    limits = Limits(idle_seconds=0)
+    with opened(server, federation, limits=limits) as store, opened(server, federation) as other:
+        store.commit(Commit(1, {"a": b"1"}))
+        with opened(server, federation, read_only=True) as looking, psycopg.connect(server.url()) as connection:
+            # Both are in a transaction: one that reads, and one that looks like an aggregator's.
+            connection.execute("SELECT set_config('application_name', %s, false)", (f"fedmq_{federation}",))
+            store._end_the_frozen()
+            assert looking.cells() == {"a": b"1"}
+            with pytest.raises(psycopg.OperationalError):
+                connection.execute("SELECT 1")
+        assert other.cells() == {"a": b"1"}
+
+
+def test_a_reader_has_a_name_that_no_aggregator_has(server: PostgreSQL) -> None:
+    federation = "r" * 64
+    with opened(server, federation), opened(server, federation, read_only=True):
+        names = asked(server, "SELECT application_name FROM pg_stat_activity WHERE application_name LIKE '%_rrr%'")
+        assert sorted(names) == [(f"fedmq_{'r' * 57}",), (f"reader of fedmq_{'r' * 47}",)]
 
 
 def test_of_two_that_are_alive_the_one_before_can_commit_nothing_more(server: PostgreSQL, federation: str) -> None:

@@ -107,6 +107,22 @@ async def test_while_a_model_is_on_its_way_newer_ones_replace_each_other() -> No
         assert w.published == ["a 1", "a 4"]
 
 
+async def test_what_is_on_its_way_is_overtaken_while_something_newer_waits_for_the_same_address() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        w = world(tasks)
+        w.transport.gate.clear()
+        w.offer("a", 1)
+        await until_waiting(w.transport, 1)
+        assert not w.publisher.is_overtaken("a")
+        w.offer("b", 1)
+        w.offer("a", 2)
+        assert w.publisher.is_overtaken("a")
+        w.transport.gate.set()
+        await w.publisher.drained()
+        assert w.published[-1] == "a 2"
+        assert not w.publisher.is_overtaken("a")
+
+
 async def test_of_what_is_offered_at_once_only_the_newest_is_sent() -> None:
     async with asyncio.TaskGroup() as tasks:
         w = world(tasks)

@@ -118,6 +118,30 @@ def test_a_closed_store_is_told_in_a_sentence() -> None:
         store.confirm(1)
 
 
+def test_a_file_that_went_back_underneath_is_not_written_over(tmp_path: Path) -> None:
+    with closing(SQLiteStore(tmp_path / "s", "heart")) as store:
+        assert store.take_over(above=4) == 5
+        store.commit(Commit(5, {"a": b"1"}))
+        with closing(sqlite3.connect(tmp_path / "s")) as database, database:
+            database.execute("REPLACE INTO meta VALUES (?, ?, ?)", with_checksum("epoch", "3"))
+        with pytest.raises(StoreError, match="is not as this aggregator left it: it has gone back"):
+            store.commit(Commit(5, {"b": b"2"}))
+        assert store.cells() == {"a": b"1"}
+        store.commit(Commit(store.take_over(), {"b": b"2"}))
+        assert store.cells() == {"a": b"1", "b": b"2"}
+
+
+def test_a_file_that_another_process_holds_is_told_with_what_to_do(tmp_path: Path) -> None:
+    with closing(SQLiteStore(tmp_path / "s", "heart")) as store, closing(sqlite3.connect(tmp_path / "s")) as holder:
+        store._database.execute("PRAGMA busy_timeout = 0")
+        holder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="another process holds it, and may be frozen: end that one") as caught:
+            store.take_over()
+        assert "free space" not in str(caught.value)
+        holder.rollback()
+        assert store.take_over() == 1
+
+
 def test_somebody_elses_database_is_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with closing(sqlite3.connect(path)) as database, database:
@@ -185,10 +209,10 @@ def test_of_releases_that_were_confirmed_the_newest_stay(tmp_path: Path) -> None
     store = SQLiteStore(tmp_path / "s", "heart")
     for version in range(1, 21):
         store.commit(Commit(1, {}, releases=(ReleasedBody(version, 1, b"x"),)))
-        if version != 2:
+        if version != 20:
             store.confirm(version)
-    assert [row[0] for row in store._read("SELECT version FROM releases ORDER BY version")] == [2, *range(5, 21)]
-    assert [release.version for release in store.unconfirmed()] == [2]
+    assert [row[0] for row in store._read("SELECT version FROM releases ORDER BY version")] == [*range(4, 21)]
+    assert [release.version for release in store.unconfirmed()] == [20]
     store.close()
 
 

@@ -13,7 +13,6 @@ from broker.topology import (
     MODELS,
     RELEASED,
     UPDATES,
-    Binding,
     Queue,
     Topology,
     aggregator_topology,
@@ -22,6 +21,7 @@ from broker.topology import (
     participant_topology,
     plans_queue,
     presence_queue,
+    probe_key,
     released_key,
     released_queue,
     routing_key,
@@ -126,8 +126,21 @@ def test_an_old_model_that_is_dropped_is_no_dead_letter() -> None:
 def test_releases_and_dead_letters_are_kept_within_bounds() -> None:
     assert reached(RELEASED, released_key("heart"), AGGREGATOR) == {released_queue("heart")}
     assert queue(AGGREGATOR, released_queue("heart")).max_length == 16
-    assert queue(AGGREGATOR, DEAD).bindings == (Binding(DEAD, "#"),)
     assert queue(AGGREGATOR, DEAD).max_length == 10_000
+
+
+def test_whatever_dies_is_kept_for_people_to_read_but_a_probe_that_nobody_has_heard() -> None:
+    dying = {
+        binding.pattern.replace("*", "h-1")
+        for topology in (AGGREGATOR, PARTICIPANT)
+        for each in topology.queues
+        if each.dead_letter_exchange == DEAD
+        for binding in each.bindings
+    }
+    assert {probe_key("heart").replace("aggregator", "h-1"), routing_key("heart", "update", "h-1")} < dying
+    for key in dying:
+        assert reached(DEAD, key, AGGREGATOR) == (set() if ".probe." in key else {DEAD})
+    assert not reached(DEAD, probe_key("heart"), AGGREGATOR)
 
 
 def test_every_exchange_that_is_bound_is_declared_and_only_the_aggregator_makes_them() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers.compose import ROOT, make_secrets
 
-from broker.topology import aggregator_topology, participant_topology, released_key, routing_key
+from broker.topology import READ_WHEN_DEAD, aggregator_topology, participant_topology, released_key, routing_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,6 +111,13 @@ def test_nobody_but_the_aggregator_sends_models_and_releases_and_it_sends_no_upd
         assert not broker.may_publish(user, "amq.default", "fedmq.heart.updates")
         assert not any(broker.may_publish(user, "fedmq.dead", key) for key in ("", "heart.update.va"))
     assert not broker.may_publish("aggregator", "fedmq.updates", "heart.update.va")
+
+
+def test_the_aggregator_keeps_dead_letters_of_the_kinds_that_people_read(broker: Broker) -> None:
+    for kind in READ_WHEN_DEAD:
+        assert broker.may_bind("aggregator", "fedmq.dead", "fedmq.dead", routing_key("*", kind, "*"))
+    for key in ("#", "*.probe.*", "*.*.*", "", "heart.update.*"):
+        assert not broker.may_bind("aggregator", "fedmq.dead", "fedmq.dead", key)
 
 
 def test_a_participant_binds_what_is_for_all_and_for_itself(broker: Broker) -> None:

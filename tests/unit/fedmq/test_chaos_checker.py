@@ -83,6 +83,14 @@ def test_a_release_that_nobody_published_is_found() -> None:
     assert promises("fedavg", lambda record: None if isinstance(record, Offered) else record) == {"I2"}
 
 
+def test_a_release_that_a_newer_one_has_overtaken_need_not_be_published() -> None:
+    def with_an_older_one(commit: Any) -> Any:
+        older = tuple(replace(release, version=release.version - 1) for release in commit.releases)
+        return replace(commit, releases=(*older, *commit.releases))
+
+    assert promises("fedavg", in_commit(with_an_older_one)) == set()
+
+
 @pytest.mark.parametrize("kind", [Accepted, Announced])
 def test_other_weights_under_the_same_version_are_found(kind: type[Any]) -> None:
     assert promises("fedavg", lambda r: r._replace(digest="0" * 64) if isinstance(r, kind) else r) == {"I3"}

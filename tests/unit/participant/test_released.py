@@ -89,6 +89,13 @@ def test_whoever_scores_with_the_released_model_scores_with_ours_too(folder: Rel
         np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
+def test_whoever_scores_keeps_the_model_of_the_largest_epoch_and_of_that_the_largest_version() -> None:
+    of_a_backup = {"epoch": 3, "version": 20}
+    models = [{"epoch": 1, "version": 28}, of_a_backup, {"epoch": 3, "version": 9}, {"epoch": 2, "version": 36}]
+    assert scoring().newest(models) == of_a_backup
+    assert scoring().newest(models[::-1]) == of_a_backup
+
+
 @pytest.mark.parametrize("frame", [PLAN.frame, None], ids=["standardised", "as they are"])
 def test_whoever_scores_does_so_without_a_table_of_coefficients_too(
     monkeypatch: pytest.MonkeyPatch, frame: Frame | None

@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 
 # Debian packages that the tests start servers of; installed only where their programs are missing.
-SERVERS := rabbitmq-server prometheus postgresql amqp-tools openssl
+SERVERS := rabbitmq-server prometheus postgresql amqp-tools openssl faketime
 
 .PHONY: reliability rabbitmq4 demo test checks unit suites servers benchmarks dashboards clean help
 

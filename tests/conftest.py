@@ -8,20 +8,14 @@ import os
 for _library in ("OPENBLAS", "MKL", "OMP"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import pytest
+from servers.processes import no_program
 from servers.rabbitmq import Programs, RabbitMQ, VHost, find_rabbitmq, fresh_vhost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-def no_server(sentence: str) -> NoReturn:
-    """Skip where a server's programs are missing; fail where they must not be."""
-    if os.environ.get("CI") or os.environ.get("FEDMQ_REQUIRE_SERVERS") == "1":
-        pytest.fail(sentence, pytrace=False)
-    pytest.skip(sentence)
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +23,7 @@ def rabbitmq_programs() -> Programs:
     """Give the RabbitMQ that is installed here, for tests that start nodes of their own."""
     programs = find_rabbitmq()
     if programs is None:
-        no_server("RabbitMQ is not installed here: apt-get install --no-install-recommends rabbitmq-server")
+        no_program("RabbitMQ is not installed here: apt-get install --no-install-recommends rabbitmq-server")
     return programs
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from servers.rabbitmq import VHost
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.rabbitmq, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.rabbitmq, pytest.mark.fault("F43"), pytest.mark.timeout(240)]
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "examples" / "heart_disease"

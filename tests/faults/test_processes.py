@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from servers.judging import assert_is_clean, assert_is_the_pooled_fit
+from servers.processes import no_program
 from servers.standing import AGGREGATOR, FEDERATION, SITES, Standing
 
 from broker.topology import models_queue
@@ -60,8 +61,9 @@ def test_a_service_that_is_asked_to_end_in_the_middle_does_and_goes_on_later(
 
 
 @pytest.mark.fault("F31")
-@pytest.mark.skipif(not FAKETIME, reason="libfaketime is not installed here: apt-get install faketime")
 def test_clocks_that_are_a_day_off_and_jump_decide_nothing(vhost: VHost, tmp_path: Path) -> None:
+    if not FAKETIME:
+        no_program("libfaketime is not installed here: apt-get install faketime")
     federation = Standing(vhost, tmp_path, participant=SLOW)
     clocks = {}
     for name, said in zip((AGGREGATOR, *SITES), ("+1d", "-1d", "+1d", "-1d"), strict=True):

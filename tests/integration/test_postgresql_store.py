@@ -360,9 +360,9 @@ class Copy:
     def put_back(self) -> None:
         with psycopg.connect(self._server.url()) as connection:
             for name, rows in self._rows.items():
-                connection.execute(f'DELETE FROM "{self._schema}".{name}')  # type: ignore[arg-type]  # noqa: S608
+                connection.execute(f'DELETE FROM "{self._schema}".{name}')  # noqa: S608
                 for row in rows:
-                    connection.execute(f'INSERT INTO "{self._schema}".{name} VALUES (%s, %s, %s)', row)  # type: ignore[arg-type]  # noqa: S608
+                    connection.execute(f'INSERT INTO "{self._schema}".{name} VALUES (%s, %s, %s)', row)  # noqa: S608
         end_sessions(self._server, self._schema.removeprefix("fedmq_"))
 
     def _ask(self, query: str) -> list[Any]:

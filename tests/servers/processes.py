@@ -7,7 +7,9 @@ import signal
 import socket
 import subprocess
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +45,13 @@ class Server:
     def signal_all(self, number: signal.Signals) -> None:
         """Send a signal to the program and all its children: SIGSTOP and SIGCONT play a frozen server."""
         os.killpg(self._guard.pid, number)
+
+
+def no_program(sentence: str) -> NoReturn:
+    """Skip the test, visibly, where a program is missing; fail where it must not be, as in CI."""
+    if os.environ.get("CI") or os.environ.get("FEDMQ_REQUIRE_SERVERS") == "1":
+        pytest.fail(sentence, pytrace=False)
+    pytest.skip(sentence)
 
 
 def free_port() -> int:

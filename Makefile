@@ -48,6 +48,7 @@ checks: $(VENV)/developed
 	$(RUN)/ruff check .
 	$(RUN)/mypy
 	$(RUN)/lint-imports
+	$(RUN)/python scripts/fault_table.py --check
 
 # The pure core reaches every branch by its own unit tests: the report fails below 100 %.
 unit: $(VENV)/developed servers

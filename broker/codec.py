@@ -73,6 +73,8 @@ MAX_MAP = 2**14
 BYTES_PER_CONTAINER = 24
 #: Maps and lists that a body may hold besides, however short it is.
 SPARE_CONTAINERS = 64
+#: What was kept here is no bomb: it may hold as many as a body of this length.
+MAX_KEPT_BYTES = MAX_BODY_BYTES
 #: Room for the names and scalars around the arrays of a contribution.
 MARGIN_BYTES = 4096
 
@@ -165,7 +167,7 @@ def pack(record: Any) -> bytes:
 
 def unpack(kind: type[T], body: bytes) -> T:
     """Return what `pack` made of a ``kind``, perhaps before it had all of its fields; raises `MalformedMessage`."""
-    record: T = _record(kind)[0](_unpack(body, len(body)), kind.__name__, Context(is_kept=True))
+    record: T = _record(kind)[0](_unpack(body, len(body), is_kept=True), kind.__name__, Context(is_kept=True))
     return record
 
 
@@ -231,10 +233,10 @@ def _deflated(many: _ManyTexts) -> Plain:
     return {"dtype": TEXT, "data": zlib.compress("\0".join(many.texts).encode())}
 
 
-def _unpack(body: bytes, max_bytes: int) -> dict[str, Plain]:
+def _unpack(body: bytes, max_bytes: int, *, is_kept: bool = False) -> dict[str, Plain]:
     if len(body) > max_bytes:
         raise MalformedMessage(f"the body has {len(body)} bytes; at most {max_bytes} are read")
-    allowance = _Allowance(len(body))
+    allowance = _Allowance(MAX_KEPT_BYTES if is_kept else len(body))
     try:
         fields = msgpack.unpackb(
             body,

@@ -85,6 +85,10 @@ class Counts:
     compared: int
 
 
+#: Of a run that has not come to its end.
+NOTHING = Counts(0, 0, 0, 0, {}, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
 def check(world: World, history: History, twin: History | None = None) -> list[Violation]:
     """Return every promise that ``history`` breaks; ``twin`` is that of the same world without faults."""
     last = history.last

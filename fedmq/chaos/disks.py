@@ -33,6 +33,8 @@ class ChaosStore:
         self._history = history
         self._now = now
         self._is_full = is_full
+        #: Whether the last commit had a release.
+        self.has_released = False
 
     def cells(self) -> dict[str, bytes]:
         """Return what was kept of the state."""
@@ -53,6 +55,7 @@ class ChaosStore:
         except FencedError:
             self._history.add(Fenced(self._now(), self._who, commit.epoch))
             raise
+        self.has_released = bool(commit.releases)
         self._history.add(Committed(self._now(), self._who, commit))
 
     def unconfirmed(self) -> list[ReleasedBody]:

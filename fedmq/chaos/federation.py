@@ -45,7 +45,7 @@ from fedmq.chaos.history import (
     Sent,
 )
 from fedmq.chaos.network import RECONNECT, ChaosBroker, ChaosTransport, Conditions
-from fedmq.chaos.world import DOWNSTREAM, FEDERATION, Incident, Site, World
+from fedmq.chaos.world import AT_RELEASE, DOWNSTREAM, FEDERATION, RELEASE_COMMITTED, Incident, Site, World
 from fedmq.errors import ours_in
 from fedmq.services import aggregator_service, participant_service
 from fedmq.simulation.clock import Stalled, VirtualLoop
@@ -211,8 +211,10 @@ class _Life:
         world = self._federation.world
         probability = world.faults.points.get(point, 0.0)
         # A release mostly comes after the faults: one death at it is among them all the same.
-        is_exposed = self._federation.is_chaotic or (point == "release-published" and self.number == 1)
+        struck = self._federation.struck
+        is_exposed = self._federation.is_chaotic or (point in AT_RELEASE and point not in struck)
         if is_exposed and probability and self.rng.random() < probability:
+            struck.add(point)
             self.die(f"kill at {point}", noticed_after=self.rng.choice([0.0, 0.0, 2.0]))
             raise asyncio.CancelledError
 
@@ -232,6 +234,8 @@ class _Federation:
         self.world = world
         self.history = history
         self.is_chaotic = False
+        #: Places at which somebody has died.
+        self.struck: set[str] = set()
         self._now: Callable[[], float] = lambda: 0.0
         self._memory = Memory()
         self._outboxes: dict[str, ChaosOutbox] = {}
@@ -492,7 +496,9 @@ class _Federation:
             )
             service.rng = self._rng(life, "service")
             service.in_thread = self._in_line(life)
-            service.reached = life.reached
+            service.reached = lambda point: life.reached(
+                RELEASE_COMMITTED if point == "committed" and store.has_released else point
+            )
             life.service = service
             await service.run()
 

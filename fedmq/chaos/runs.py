@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from fedmq.chaos.broken import broken
-from fedmq.chaos.checker import Counts, Violation, check, count
+from fedmq.chaos.checker import NOTHING, Counts, Violation, check, count
 from fedmq.chaos.federation import live_through
 from fedmq.chaos.history import History
 from fedmq.chaos.world import draw, quiet
@@ -116,4 +116,8 @@ def run_seeds(seeds: Sequence[int], *, variant: str | None = None, jobs: int | N
 
 def _result(seed: int, variant: str | None) -> Result:
     configure_logging(level="error")
-    return run_seed(seed, variant)[0]
+    try:
+        return run_seed(seed, variant)[0]
+    except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to this seed, and the others go on
+        ended = Violation("I8", f"it ended with {type(error).__name__}: {error}")
+        return Result(seed, draw(seed).strategy, (ended,), NOTHING, {}, "", 0.0)

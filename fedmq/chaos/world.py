@@ -264,14 +264,20 @@ def _struck(rng: Random, kind: Kind, names: Sequence[str], aggregators: Sequence
             return rng.choice([*aggregators, rng.choice(names)])
 
 
+#: `committed`, of a commit with a release: nobody has heard of that.
+RELEASE_COMMITTED = "release-committed"
+#: Places that are come by once or twice in a run.
+AT_RELEASE = {RELEASE_COMMITTED, "release-published"}
+
+
 def _faults(rng: Random, until: float) -> Faults:
     chances = {chance: most * rng.random() for chance, most in CHANCES.items() if rng.random() < 0.3}  # noqa: PLR2004 - a swarm
-    points = [*failpoints.PARTICIPANT, *failpoints.AGGREGATOR]
+    points = [*failpoints.PARTICIPANT, *failpoints.AGGREGATOR, RELEASE_COMMITTED]
     die_at = rng.sample(points, rng.choice([0, 0, 1, 2, 3]))
     return Faults(
         until=until,
         chances=chances,
-        points={point: (0.3 if point != "release-published" else 1.0) * rng.random() for point in die_at},
+        points={point: (1.0 if point in AT_RELEASE else 0.3) * rng.random() for point in die_at},
         latency=rng.choice([0.0, 0.001, 0.05, 0.5]),
         delay=rng.choice([0.0, 0.0, 0.01, 0.3, 2.0]),
     )

@@ -981,6 +981,13 @@ def test_terms_are_remembered_as_long_as_anybody_may_build_on_their_versions() -
     assert story.restart().state.progress.terms == ((3, 5), (4, 5))
 
 
+def test_hundreds_of_terms_can_be_restored() -> None:
+    story = training("a", "b", max_versions=9).trains("a", "b")
+    for _ in range(300):
+        story.restart()
+    assert len(story.state.progress.terms) == 300
+
+
 def test_who_claims_again_and_again_to_have_heard_of_later_terms_makes_none_shorter_than_a_silence() -> None:
     story = training("a", "b", max_versions=9)
     story.state, _ = restored(story.state, story.now, 8, outrun=7)

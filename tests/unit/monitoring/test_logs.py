@@ -38,9 +38,12 @@ class Model:
 
 
 @pytest.fixture(autouse=True)
-def logging_as_it_was() -> Iterator[None]:
+def logging_as_nobody_has_configured_it() -> Iterator[None]:
+    """Whatever ran before in this process; and leave it as it was."""
     root, ours = logging.getLogger(), logging.getLogger("fedmq")
     handlers, levels = list(root.handlers), (root.level, ours.level)
+    root.setLevel(logging.WARNING)
+    ours.setLevel(logging.NOTSET)
     yield
     root.handlers[:] = handlers
     root.setLevel(levels[0])

@@ -282,8 +282,13 @@ def test_an_interrupted_training_ends() -> None:
         finally:
             ended.set()
 
-    with pytest.raises(KeyboardInterrupt):
-        _run(interrupted())
+    # A shell's background process ignores this signal from its start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _run(interrupted())
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ended.wait(10)
 
 

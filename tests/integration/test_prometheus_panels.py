@@ -67,6 +67,7 @@ class StandIn:
         """Do one of everything that can happen."""
         self.version += 1
         seen = self.aggregator
+        seen.serving(epoch=1)
         seen.phase("training")
         seen.broker_connected(connected=True)
         seen.participants({"live": 2})
@@ -125,7 +126,7 @@ def test_rules_are_evaluated_without_an_error_and_stay_silent_when_all_is_well(l
     stand_in.live_a_round()
     servers.eventually(lambda: all(rule["health"] != "unknown" for rule in prometheus.rules().values()))
     rules = prometheus.rules()
-    assert set(rules) == {"FedmqTrainingStalled", "FedmqParticipantLate"}
+    assert set(rules) == {"FedmqTrainingStalled", "FedmqNobodyServes", "FedmqParticipantLate"}
     for rule in rules.values():
         assert (rule["health"], rule.get("lastError"), rule["state"]) == ("ok", None, "inactive")
 

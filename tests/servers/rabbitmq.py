@@ -287,11 +287,18 @@ def cluster(programs: Programs, size: int = 3) -> Iterator[list[RabbitMQ]]:
             for started in [pool.submit(node.__enter__) for node in nodes]:
                 stack.push(started.result().__exit__)
         deadline = time.monotonic() + _START_SECONDS
-        while sum(node["running"] for node in first.api("GET", "nodes")) < size:
+        # Asked of each: a node that runs may still have to be told of vhosts: one made in that moment never starts there.
+        while not all(_all_serve(node, size) for node in nodes):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the cluster did not form in {_START_SECONDS:g} s:\n{first.output()}")
             time.sleep(_POLL_SECONDS)
         yield nodes
+
+
+def _all_serve(node: RabbitMQ, size: int) -> bool:
+    running = sum(each["running"] for each in node.api("GET", "nodes"))
+    states = node.api("GET", "vhosts", "/").get("cluster_state", {})
+    return running == size == sum(state == "running" for state in states.values())
 
 
 @dataclass(frozen=True)

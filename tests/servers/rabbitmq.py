@@ -287,7 +287,7 @@ def cluster(programs: Programs, size: int = 3) -> Iterator[list[RabbitMQ]]:
             for started in [pool.submit(node.__enter__) for node in nodes]:
                 stack.push(started.result().__exit__)
         deadline = time.monotonic() + _START_SECONDS
-        # Asked of each: one that runs may have to be told of vhosts yet, and one made in that moment never starts there.
+        # Asked of each: a vhost that is made before a node knows of vhosts never starts there, though it runs.
         while not all(_all_serve(node, size) for node in nodes):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the cluster did not form in {_START_SECONDS:g} s:\n{first.output()}")

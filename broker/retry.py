@@ -60,6 +60,10 @@ class Backoff:
 #: participant; ten seconds at most, so that what was repaired is noticed while the repairer watches.
 RESEND = Backoff(first_seconds=0.1, longest_seconds=10.0)
 
+#: Waits between attempts to connect: two seconds after a broker is back everybody is. Of a thousand services that is
+#: some seven hundred attempts a second, which a closed port answers in no time and an open one accepts.
+RECONNECT = Backoff(first_seconds=0.2, longest_seconds=2.0)
+
 
 class Connections:
     """Counts the connections of a transport and wakes whoever waits for the next one."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from typing import TYPE_CHECKING
 
-from broker.errors import TransportUnavailable
+from broker.inbox import Inbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,8 +41,7 @@ class MemoryConsumer:
         self._connected = connected
         self._forget = forget
         self._unsettled: dict[int, Message] = {}
-        self._untaken: deque[MemoryDelivery] = deque()
-        self._arrival = asyncio.Event()
+        self._inbox = Inbox[MemoryDelivery](queue.declared.name)
         self._tags = 0
         self._attached = False
         self._paused = False
@@ -52,25 +49,17 @@ class MemoryConsumer:
 
     async def take(self) -> Delivery:
         """Return the next delivery, waiting for it."""
-        while not self._untaken:
-            if self._closed:
-                raise TransportUnavailable(f"the consumer of {self._queue.declared.name} is closed")
-            self._arrival.clear()
-            await self._arrival.wait()
-        return self._untaken.popleft()
+        return await self._inbox.take()
 
     def waiting(self) -> list[Delivery]:
         """Take everything that has come already."""
-        taken: list[Delivery] = list(self._untaken)
-        self._untaken.clear()
-        return taken
+        return [*self._inbox.empty()]
 
     async def pause(self) -> None:
         """Take no more messages; those that nobody took go back."""
         self._paused = True
         self.detach()
-        untaken = list(self._untaken)
-        self._untaken.clear()
+        untaken = self._inbox.empty()
         self._queue.take_back([self._unsettled.pop(delivery.tag) for delivery in untaken])
 
     async def resume(self) -> None:
@@ -85,7 +74,7 @@ class MemoryConsumer:
         self._forget(self)
         self.detach()
         self.give_back()
-        self._arrival.set()
+        self._inbox.close()
 
     def attach(self) -> None:
         """Have messages from now on, unless it is paused or closed."""
@@ -103,7 +92,7 @@ class MemoryConsumer:
         """Put all that is unsettled back into the queue."""
         unsettled = list(self._unsettled.values())
         self._unsettled.clear()
-        self._untaken.clear()
+        self._inbox.empty()
         self._queue.take_back(unsettled)
 
     def has_room(self) -> bool:
@@ -114,8 +103,7 @@ class MemoryConsumer:
         """Have ``message`` waiting for whoever takes it."""
         self._tags += 1
         self._unsettled[self._tags] = message
-        self._untaken.append(MemoryDelivery(self, self._tags, message))
-        self._arrival.set()
+        self._inbox.put(MemoryDelivery(self, self._tags, message))
 
     def ack(self, tag: int, *, multiple: bool) -> None:
         """Settle a delivery, or all up to it, for good."""

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from broker.errors import TransportError, TransportUnavailable
+from broker.errors import TransportError
+from broker.inbox import Inbox
 from broker.rabbitmq.subscription import RabbitMQDelivery, Subscription
 from broker.rabbitmq.tasks import end, keep_going
 from broker.rabbitmq.words import in_our_words
@@ -51,8 +51,7 @@ class RabbitMQConsumer:
         self._queue = queue
         self._prefetch = prefetch
         self._forget = forget
-        self._untaken: deque[RabbitMQDelivery] = deque()
-        self._arrival = asyncio.Event()
+        self._inbox = Inbox[RabbitMQDelivery](queue)
         self._paused = False
         self._closed = False
         # Held while the subscription is made, paused, resumed or ended.
@@ -70,26 +69,18 @@ class RabbitMQConsumer:
 
     async def take(self) -> Delivery:
         """Return the next delivery, waiting for it."""
-        while not self._untaken:
-            if self._closed:
-                raise TransportUnavailable(f"the consumer of {self._queue} is closed")
-            self._arrival.clear()
-            await self._arrival.wait()
-        return self._untaken.popleft()
+        return await self._inbox.take()
 
     def waiting(self) -> list[Delivery]:
         """Take everything that has come already."""
-        taken: list[Delivery] = list(self._untaken)
-        self._untaken.clear()
-        return taken
+        return [*self._inbox.empty()]
 
     async def pause(self) -> None:
         """Take no more messages; those that nobody took go back."""
         async with self._changing:
             self._paused = True
             if self._subscription is not None and await self._subscription.stop():
-                untaken = list(self._untaken)
-                self._untaken.clear()
+                untaken = self._inbox.empty()
                 for delivery in untaken:
                     await delivery.give_back()
 
@@ -109,7 +100,7 @@ class RabbitMQConsumer:
             await end(task)
         async with self._changing:
             await self._drop_subscription()
-        self._arrival.set()
+        self._inbox.close()
 
     async def _keep(self, link: Link) -> None:
         """Subscribe again, whatever ended the subscription."""
@@ -168,11 +159,10 @@ class RabbitMQConsumer:
 
     def _receive(self, subscription: Subscription, delivery: RabbitMQDelivery) -> None:
         if subscription is self._subscription:
-            self._untaken.append(delivery)
-            self._arrival.set()
+            self._inbox.put(delivery)
 
     async def _drop_subscription(self) -> None:
         subscription, self._subscription = self._subscription, None
-        self._untaken.clear()
+        self._inbox.empty()
         if subscription is not None:
             await subscription.close()

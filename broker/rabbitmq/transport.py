@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from broker.errors import MessageTooLarge
 from broker.rabbitmq.consumer import RabbitMQConsumer
 from broker.rabbitmq.supervisor import Supervisor
-from broker.retry import Backoff
+from broker.retry import RECONNECT, Backoff
 from broker.transport import MAX_BODY_BYTES
 from broker.url import Address, TLSSettings, parse_url
 
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from broker.rabbitmq.link import Link
     from broker.topology import Topology
     from broker.transport import OnEvent, Outgoing
-
-#: Waits between attempts to connect: two seconds after a broker is back everybody is. Of a thousand services that is
-#: some seven hundred attempts a second, which a closed port answers in no time and an open one accepts.
-RECONNECT = Backoff(first_seconds=0.2, longest_seconds=2.0)
 
 
 class RabbitMQTransport:

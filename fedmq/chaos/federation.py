@@ -13,6 +13,7 @@ from aggregator.store.memory import Memory, MemoryStore
 from broker import codec
 from broker.errors import NotDeclared, TransportUnavailable
 from broker.messages import Evaluation, GlobalModel, ModelUpdate, ReleasedModel
+from broker.retry import RECONNECT
 from broker.topology import (
     MODELS,
     RELEASED,
@@ -44,7 +45,7 @@ from fedmq.chaos.history import (
     Released,
     Sent,
 )
-from fedmq.chaos.network import RECONNECT, ChaosBroker, ChaosTransport, Conditions
+from fedmq.chaos.network import ChaosBroker, ChaosTransport, Conditions
 from fedmq.chaos.world import AT_RELEASE, DOWNSTREAM, FEDERATION, RELEASE_COMMITTED, Incident, Site, World
 from fedmq.errors import ours_in
 from fedmq.services import aggregator_service, participant_service

@@ -8,7 +8,6 @@ after another. In between, messages take their time and get lost.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from random import Random
@@ -23,15 +22,16 @@ from broker.errors import (
     TransportUnavailable,
     Unroutable,
 )
+from broker.inbox import Inbox
 from broker.memory.exchanges import Exchanges
 from broker.memory.queue import MemoryQueue, Message
-from broker.retry import Backoff, Connections
+from broker.retry import RECONNECT, Connections
 from broker.topology import Topology
 from broker.transport import MAX_BODY_BYTES, Delivery, Happening, OnEvent, Outgoing
 from fedmq.chaos.world import Chance
 
-#: Of the transport over RabbitMQ: waits between attempts to connect, and seconds until a publication gives up.
-RECONNECT, PUBLISH_TIMEOUT_SECONDS = Backoff(first_seconds=0.2, longest_seconds=15.0), 30.0
+#: Of the transport over RabbitMQ: seconds until a publication gives up.
+PUBLISH_TIMEOUT_SECONDS = 30.0
 
 #: Seconds between two things on one channel: timers of the same time may go off in any order.
 MOMENT = 1e-6
@@ -328,8 +328,7 @@ class ChaosConsumer:
         self.queue = queue
         self._prefetch = prefetch
         self._channel: Channel | None = None
-        self._untaken: deque[ChaosDelivery] = deque()
-        self._arrival = asyncio.Event()
+        self._inbox = Inbox[ChaosDelivery](queue)
         self._taken_tags: set[int] = set()
         self._next_at = 0.0
         self._paused = False
@@ -337,18 +336,11 @@ class ChaosConsumer:
 
     async def take(self) -> Delivery:
         """Return the next delivery, waiting for it."""
-        while not self._untaken:
-            if self._closed:
-                raise TransportUnavailable(f"the consumer of {self.queue} is closed")
-            self._arrival.clear()
-            await self._arrival.wait()
-        return self._untaken.popleft()
+        return await self._inbox.take()
 
     def waiting(self) -> list[Delivery]:
         """Take everything that has come already."""
-        taken: list[Delivery] = list(self._untaken)
-        self._untaken.clear()
-        return taken
+        return [*self._inbox.empty()]
 
     async def pause(self) -> None:
         """Take no more messages; those that nobody took go back, also those that are on their way."""
@@ -356,8 +348,8 @@ class ChaosConsumer:
         channel = self._channel
         if channel is not None and channel.usable:
             channel.detach()
-            channel.give_back(tuple(delivery.tag for delivery in self._untaken) + self._on_the_way(channel))
-        self._untaken.clear()
+            channel.give_back(tuple(delivery.tag for delivery in self._inbox) + self._on_the_way(channel))
+        self._inbox.empty()
 
     async def resume(self) -> None:
         """Take messages again."""
@@ -368,14 +360,14 @@ class ChaosConsumer:
     async def close(self) -> None:
         """End the subscription; what is unsettled goes back."""
         self._closed = True
-        self._untaken.clear()
+        self._inbox.empty()
         self._transport.forget(self)
         if self._channel is not None and self._channel.usable:
             self._channel.detach()
             self._channel.give_back()
             self._channel.link.channels.pop(self._channel, None)
         self.lose()
-        self._arrival.set()
+        self._inbox.close()
 
     def subscribe(self, link: Link, queue: MemoryQueue) -> None:
         """Have messages of ``queue`` through ``link``."""
@@ -389,7 +381,7 @@ class ChaosConsumer:
         if self._channel is not None:
             self._channel.open = False
             self._channel = None
-        self._untaken.clear()
+        self._inbox.empty()
 
     def _on_the_way(self, channel: Channel) -> tuple[int, ...]:
         return tuple(tag for tag in channel.unsettled if tag not in self._taken_tags)
@@ -406,8 +398,7 @@ class ChaosConsumer:
     def _arrive(self, channel: Channel, tag: int, message: Message) -> None:
         if channel is self._channel and channel.usable and tag in channel.unsettled:
             self._taken_tags.add(tag)
-            self._untaken.append(ChaosDelivery(channel, tag, message))
-            self._arrival.set()
+            self._inbox.put(ChaosDelivery(channel, tag, message))
 
     def _on_cancel(self) -> None:
         self.lose()

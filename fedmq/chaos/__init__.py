@@ -7,9 +7,14 @@ from outside the services is a history, and a checker that knows nothing else lo
     command      the command, its table, and what it says of a failing seed
     runs         seeds to results, several at a time
     broken       variants of the product that break a promise, to prove the checker
-    federation   the lives of the services, and who starts them again
+    federation   one federation through its faults
+    incidents    what befalls it, or one of its services, at a time
+    services     the services, for one life
+    life         a service that dies, and who starts it again
+    stage        what the services share and what outlives them
+    transport    connections to the broker
+    broker       the broker
     disks        stores and outboxes that are slow, full, or the last thing a service did
-    network      the broker, and connections to it
     checker      history -> violations
     pooled       what a fit of all rows at one place would be
     history      what was seen

@@ -11,7 +11,8 @@ import pytest
 from broker.errors import TransportUnavailable
 from broker.retry import publish_until_confirmed
 from broker.testing import TransportContract, World, bodies, letter, queue, take
-from fedmq.chaos.network import ChaosBroker, ChaosTransport, Conditions
+from fedmq.chaos.broker import ChaosBroker, Conditions
+from fedmq.chaos.transport import ChaosTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from broker.errors import NotDeclared, TransportError
+from broker.errors import NotDeclared, TransportError, TransportUnavailable
 from broker.rabbitmq.channels import close_channel
 from broker.rabbitmq.words import ANSWER_SECONDS, FAILURES, in_our_words, said
 
@@ -64,8 +64,16 @@ class Subscription:
             return
         try:
             with in_our_words():
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    answer = await self.raw.basic_consume(self._queue, self._on_message)
+                try:
+                    async with asyncio.timeout(ANSWER_SECONDS):
+                        answer = await self.raw.basic_consume(self._queue, self._on_message)
+                except TimeoutError:
+                    # A quorum queue whose node was killed before it had written the queue's name to its disk, seconds
+                    # after the queue was made: declaring it again changes nothing, and only who deletes it helps.
+                    raise TransportUnavailable(
+                        f"the queue {self._queue} does not answer; if that stays so while its broker runs, the broker "
+                        f"lost it in a crash: delete it there (rabbitmqctl delete_queue), and it is made again"
+                    ) from None
         except TransportError as error:
             # Also where the channel is still open: without an answer nobody knows whether it consumes.
             self.lose(str(error))

@@ -62,6 +62,24 @@ async def test_a_consumer_goes_on_after_its_broker_was_killed(vhost: VHost) -> N
         assert (again.redelivered, held.redelivered) == (True, False)
 
 
+async def test_a_queue_that_its_broker_lost_in_a_crash_is_named_and_made_again_once_deleted(
+    vhost: VHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.rabbitmq.subscription.ANSWER_SECONDS", 2.0)
+    listener = Listener()
+    async with RabbitMQTransport([vhost.amqp_url()], on_event=listener, backoff=QUICK) as transport:
+        await transport.declare(queue())
+        consumer = await transport.consume("q", prefetch=10)
+        await listener.next("connected")
+        await asyncio.to_thread(vhost.rabbitmq.restart)  # before the queue is registered
+        lost = await listener.next("consumer-lost")
+        assert "the queue q does not answer" in lost.detail
+        assert "delete it there" in lost.detail
+        await asyncio.to_thread(vhost.rabbitmq.api, "DELETE", "queues", vhost.name, "q")
+        await publish_until_confirmed(transport, letter(1), rng=random.Random(1))
+        assert bodies(await take(consumer, 1)) == [1]
+
+
 @pytest.mark.fault("F36")
 async def test_a_consumer_comes_back_when_its_queue_is_deleted_underneath(vhost: VHost) -> None:
     listener = Listener()

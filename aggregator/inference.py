@@ -23,7 +23,8 @@ from broker.messages import (
 from logistic import contrasts
 from logistic import inference as linear
 from logistic.errors import LogisticError
-from logistic.inference import FitSums, SiteSums
+from logistic.heterogeneity import SiteSums, heterogeneity
+from logistic.inference import FitSums
 from logistic.proximal import l1_residual
 from logistic.separation import collinearities, flat_directions
 
@@ -166,7 +167,7 @@ def _heterogeneity(state: State, fit: FitSums, parts: list[Sums], names: Sequenc
         return ()
     sites = {part.name: SiteSums(part.H, part.g, _has_one_class(state, part.name)) for part in parts}
     rows = []
-    for name, found in zip(names, linear.heterogeneity(fit, sites), strict=True):
+    for name, found in zip(names, heterogeneity(fit, sites), strict=True):
         by_site = {each.site: Deviation(each.deviation, each.std_error, each.single_class) for each in found.deviations}
         rows.append(Heterogeneity(name, found.q, found.df, found.p_value, found.i2, by_site))
     return tuple(rows)

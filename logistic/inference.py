@@ -1,6 +1,6 @@
-"""What a fit says about its coefficients, about itself and about its sites: from sums over rows, without a row.
+"""What a fit says about its coefficients and about itself: from sums over rows, without a row.
 
-Everything starts from sums at the fitted weights w, on the standardised scale (`FitSums`, `SiteSums`): the
+Everything starts from sums at the fitted weights w, on the standardised scale (`FitSums`): the
 information H, the gradient g, the penalty's diagonal P. With A = H + diag(P) and x including the intercept's 1,
 
     covariance, model-based   A^-1 H A^-1        which is H^-1 without a penalty
@@ -22,7 +22,6 @@ Gray, "Flexible methods for analyzing survival data using splines", JASA 87, 199
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,9 +89,9 @@ class FitSums:
     def __post_init__(self) -> None:
         d = self.standardisation.mean.size + 1
         for name, vector in (("w", self.w), ("g", self.g), ("penalty", self.penalty)):
-            _check(name, vector, (d,))
+            check_sums(name, vector, (d,))
         for name, matrix in (("H", self.H), ("meat", self.H if self.meat is None else self.meat)):
-            _check(name, matrix, (d, d))
+            check_sums(name, matrix, (d, d))
         if not (0 < self.n < math.inf and 0 <= self.n_positive <= self.n and math.isfinite(self.log_loss_sum)):
             raise ParameterError(
                 f"n is {self.n}, n_positive {self.n_positive}, log_loss_sum {self.log_loss_sum}; "
@@ -105,22 +104,6 @@ class FitSums:
     def is_penalised(self) -> bool:
         """Whether any coefficient is."""
         return bool(self.penalty.any())
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SiteSums:
-    """``FitSums``' H and g over one site's rows alone, at the common weights and scale.
-
-    Parameters
-    ----------
-    H : (n_parameters, n_parameters)
-    g : (n_parameters,)
-    single_class : whether all its rows have the same label.
-    """
-
-    H: Matrix
-    g: Vector
-    single_class: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,48 +174,6 @@ class Certificate:
     newton_decrement: float
 
 
-@dataclass(frozen=True, slots=True)
-class SiteDeviation:
-    """How far one site's coefficient is from the sites' common one.
-
-    Parameters
-    ----------
-    site : its name.
-    deviation : the site's one-step estimate less the sites' inverse-variance mean.
-    std_error : of the deviation.
-    single_class : the site's own coefficients are infinite: the deviation has the direction, not the size.
-    """
-
-    site: str
-    deviation: float
-    std_error: float
-    single_class: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Heterogeneity:
-    """Whether the sites agree on one coefficient.
-
-    Parameters
-    ----------
-    q : Cochran's Q, sum over sites of (estimate - mean)^2 / variance.
-    df : sites that can estimate the coefficient, less 1.
-    p_value : of q as chi-squared with df degrees of freedom.
-    i2 : share of the sites' variation that is not chance, max(0, (q - df) / q).
-    mean : inverse-variance mean of the sites' estimates.
-    deviations : one of each site that can estimate the coefficient, in the order they came.
-
-    With fewer than two such sites there is nothing to compare: df is 0, the rest None and no deviations.
-    """
-
-    q: float | None = None
-    df: int = 0
-    p_value: float | None = None
-    i2: float | None = None
-    mean: float | None = None
-    deviations: tuple[SiteDeviation, ...] = ()
-
-
 def jacobian(standardisation: Standardisation) -> Matrix:
     """Return J with ``standardisation.to_original(w) == J @ w``, (n_parameters, n_parameters)."""
     J = np.diag(np.append(1.0 / standardisation.scale, 1.0))
@@ -259,7 +200,7 @@ def covariance(fit: FitSums, *, robust: bool = False, standardised: bool = False
     M = fit.meat if robust else fit.H
     if M is None:
         raise ParameterError("robust standard errors need sum (y - p)^2 x x' from the last sweep; the fit has none")
-    J = _frame(fit, standardised)
+    J = frame(fit, standardised=standardised)
     information, inverse = _inverses(fit)
     spread = J @ inverse.root
     C: Matrix = spread @ inverse.whiten(M) @ spread.T
@@ -334,55 +275,6 @@ def certificate(fit: FitSums) -> Certificate:
     )
 
 
-def heterogeneity(
-    fit: FitSums, sites: Mapping[str, SiteSums], *, standardised: bool = False
-) -> tuple[Heterogeneity, ...]:
-    """Compare the coefficients of the sites, each by one Newton step on its own rows from the common weights.
-
-    w_i = J (w - H_i^-1 g_i),   variance diag(J H_i^-1 J');   J = 1 if ``standardised``
-
-    If the sites agree, w_i is its own fit's weights to first order, and w itself cancels: the estimates are
-    independent, and Q is a score test (Le Cam's one-step estimator: van der Vaart, Asymptotic Statistics, 1998, 5.7).
-    It needs no round of its own, and nothing diverges at a site whose own classes are separated. If they disagree by
-    much, Q still tells so, while the deviations are rough: one step goes not all the way.
-
-    A site of a single class takes part. Its own fit is at infinity, but how improbable its labels are under the
-    common weights is a fact about the site like any other; its deviations carry ``single_class``.
-
-    A site is left out of a coefficient that its rows do not determine: a column constant there, too few rows. A
-    penalty of the common fit is not taken over: the step undoes the shrinkage as far as the site's rows can.
-
-    Q of a slope is the same on either scale. The intercept's is about rows of zeros on the original scale, where age 0
-    is far from everybody, and about the average row on the standardised one: the sites' base rates.
-
-    Cochran, "The combination of estimates from different experiments", Biometrics 10, 1954: Q.
-    Higgins & Thompson, "Quantifying heterogeneity in a meta-analysis", Statistics in Medicine 21, 2002: I2.
-
-    Parameters
-    ----------
-    sites : by name.
-
-    Returns
-    -------
-    One of each coefficient, intercept last.
-
-    Raises
-    ------
-    ShapeError
-        If a site's sums do not fit the weights.
-    NonFiniteError
-        If a site's sums hold NaN or infinity.
-    IndefiniteError
-        If a site's H is not positive semi-definite.
-    """
-    J = _frame(fit, standardised)
-    steps = {name: _one_step(fit, name, site, J) for name, site in sites.items()}
-    return tuple(
-        _compare({name: (float(w[j]), float(v[j])) for name, (w, v) in steps.items() if v[j] > 0}, sites)
-        for j in range(fit.w.size)
-    )
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Inverse:
     """Pseudo-inverse of a Hessian, root @ root.T, and the directions it says nothing about.
@@ -426,7 +318,8 @@ class Inverse:
         return np.asarray(share > LARGEST_FLAT_SHARE)
 
 
-def _frame(fit: FitSums, standardised: bool) -> Matrix:
+def frame(fit: FitSums, *, standardised: bool) -> Matrix:
+    """Return what takes the fit's weights to the scale that is asked for, (n_parameters, n_parameters)."""
     return np.eye(fit.w.size) if standardised else jacobian(fit.standardisation)
 
 
@@ -475,42 +368,8 @@ def _null_log_loss_sum(fit: FitSums) -> float:
     return sum(m * math.log(fit.n / m) for m in classes if m > 0)
 
 
-def _one_step(fit: FitSums, name: str, site: SiteSums, J: Matrix) -> tuple[Vector, Vector]:
-    """Estimates J w_i and their variances; a variance is NaN where the site's rows do not determine it."""
-    _check(f"g of {name}", site.g, fit.g.shape)
-    _check(f"H of {name}", site.H, fit.H.shape)
-    inverse = Inverse.of(site.H, rounding_floor(site.H, fit.standardisation))
-    w = fit.w - inverse.root @ (inverse.root.T @ site.g)
-    variances = ((J @ inverse.root) ** 2).sum(axis=1)
-    return J @ w, np.where(inverse.is_flat(J), np.nan, variances)
-
-
-def _compare(estimates: Mapping[str, tuple[float, float]], sites: Mapping[str, SiteSums]) -> Heterogeneity:
-    """Cochran's Q of one coefficient; ``estimates`` holds value and variance by site."""
-    df = len(estimates) - 1
-    if df < 1:
-        return Heterogeneity()
-    values, variances = np.array(list(estimates.values())).T
-    share = 1.0 / variances / (1.0 / variances).sum()
-    mean = float(share @ values)
-    deviations = values - mean
-    q = float((deviations**2 / variances).sum())
-    # The site is part of the mean that it is compared with: its variance less the mean's own.
-    std_errors = np.sqrt(variances * (1.0 - share))
-    return Heterogeneity(
-        q=q,
-        df=df,
-        p_value=chi2_sf(q, df),
-        i2=max(0.0, (q - df) / q) if q > 0 else 0.0,
-        mean=mean,
-        deviations=tuple(
-            SiteDeviation(name, float(deviation), float(std_error), sites[name].single_class)
-            for name, deviation, std_error in zip(estimates, deviations, std_errors, strict=True)
-        ),
-    )
-
-
-def _check(name: str, array: Vector | Matrix, shape: tuple[int, ...]) -> None:
+def check_sums(name: str, array: Vector | Matrix, shape: tuple[int, ...]) -> None:
+    """Raise `ShapeError` or `NonFiniteError` where ``array`` is no sum of this fit."""
     if array.shape != shape:
         raise ShapeError(f"{name} has shape {array.shape}; this fit's is {shape}")
     if not np.isfinite(array).all():

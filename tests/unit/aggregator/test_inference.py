@@ -13,7 +13,8 @@ from aggregator import inference
 from aggregator.inference import examine
 from aggregator.released import release
 from broker.messages import Array, Coefficient, Inference, ReleasedModel
-from logistic.inference import FitSums, SiteSums, heterogeneity
+from logistic.heterogeneity import SiteSums, heterogeneity
+from logistic.inference import FitSums
 from logistic.loss import gradient_sum, hessian_sum, log_loss_sum
 from logistic.quadratic import pack, unpack
 from participant.sources.table import Table

@@ -27,16 +27,14 @@ from logistic import (
     probabilities,
     solve,
 )
+from logistic.heterogeneity import Heterogeneity, SiteSums, heterogeneity
 from logistic.inference import (
     Coefficient,
     FitSums,
-    Heterogeneity,
-    SiteSums,
     certificate,
     coefficients,
     covariance,
     fit_statistics,
-    heterogeneity,
     jacobian,
 )
 

@@ -145,25 +145,14 @@ def is_the_pooled_fit(model: dict[str, Any]) -> None:
     assert abs(model["intercept"] - FIT["b"]) <= 1e-8
 
 
-def test_former_participants_train_with_our_aggregator_beside_one_of_ours_to_the_pooled_fit(
-    vhost: VHost, tmp_path: Path, former: Path
+@pytest.mark.parametrize("aggregator", ["ours", "former"])
+def test_participants_of_both_versions_train_with_either_aggregator_to_the_pooled_fit(
+    vhost: VHost, tmp_path: Path, former: Path, aggregator: str
 ) -> None:
     with Federation(vhost, tmp_path, former) as federation:
-        federation.start_aggregator("ours")
+        federation.start_aggregator(aggregator)
         federation.start("former", SITES[:2])
         federation.start("ours", SITES[2:])
-        model = federation.released()
-        federation.nothing_is_lost_or_counted_twice()
-    is_the_pooled_fit(model)
-
-
-def test_a_former_aggregator_trains_with_our_participants_to_the_pooled_fit(
-    vhost: VHost, tmp_path: Path, former: Path
-) -> None:
-    with Federation(vhost, tmp_path, former) as federation:
-        federation.start_aggregator("former")
-        federation.start("ours", SITES[:3])
-        federation.start("former", SITES[3:])
         model = federation.released()
         federation.nothing_is_lost_or_counted_twice()
     is_the_pooled_fit(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 # The shell holds the other end of a pipe to us. When it closes, since we closed it or since we are gone
 # (killed, even), the shell ends the whole process group, itself included: nothing is left behind.
 _GUARD = '"$@" & read -r _; kill -KILL 0'
+
+# Below those that systems give to outgoing connections: one of these takes a port before its server is up, now and
+# then.
+_PORTS = range(15_000, 32_000)
+_CHANCE = random.SystemRandom()
+_given: set[int] = set()
 
 
 class Server:
@@ -55,7 +62,11 @@ def no_program(sentence: str) -> NoReturn:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 on which nobody listens at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port of 127.0.0.1 on which nobody listens at the moment, another one at each call."""
+    while True:
+        port = _CHANCE.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 from aggregator.admission import ANSWERS
 from aggregator.announcement import asked_of
 from aggregator.events import Observe
 from aggregator.state import State
+from aggregator.status import status
 from broker.errors import TransportError
 from broker.messages import ReleasedModel
 from broker.transport import Happening, Outgoing
@@ -22,6 +24,14 @@ from monitoring.metrics import STATES, AggregatorMetrics
 OnStep = Callable[[State, Sequence[Observe]], None]
 #: Told of every model that is released.
 OnRelease = Callable[[ReleasedModel], Any]
+
+
+class _Seen(NamedTuple):
+    """The state after a step, and when that was: on the clock of events, and on this process's."""
+
+    state: State
+    now: float
+    at: float
 
 
 class Reporter:
@@ -41,6 +51,8 @@ class Reporter:
         self._on_release = on_release
         self._log = logger("aggregator")
         self._enrolled: set[str] = set()
+        # Replaced as a whole: the thread that answers /status reads it.
+        self._seen: _Seen | None = None
         health.not_ready("service", "it is starting")
 
     # --- the service ---------------------------------------------------------------------------
@@ -63,6 +75,7 @@ class Reporter:
 
     def waits_for_its_turn(self) -> None:
         """The service is there, and another aggregator serves as far as anybody knows."""
+        self._seen = None
         self._health.ready("service")
         self._metrics.serving(epoch=None)
         self._log.debug("aggregator_waits_for_its_turn")
@@ -80,6 +93,7 @@ class Reporter:
         """A step was committed."""
         for observation in observed:
             self._observe(observation)
+        self._seen = _Seen(state, now, time.monotonic())
         self._participants(state, now)
         if self._on_step is not None:
             self._on_step(state, observed)
@@ -124,6 +138,15 @@ class Reporter:
                 awaited=presence.state != "left" and asked_of(state, member) != "",
             )
         self._metrics.participants(counts)
+
+    def standing(self) -> dict[str, Any]:
+        """Return where the federation stands, as ``/status`` tells it; safe to call from any thread."""
+        seen = self._seen
+        if seen is None:
+            return {"service": "aggregator", "serving": False}
+        now = seen.now + time.monotonic() - seen.at
+        federation = seen.state.rules.federation
+        return {"service": "aggregator", "serving": True, "federation": federation, **asdict(status(seen.state, now))}
 
     def released(self, model: ReleasedModel) -> None:
         """A model is released, and committed as such."""

@@ -97,7 +97,7 @@ class ServiceSettings(BaseModel):
     queue_expiry_seconds: float | None = Field(
         None, gt=0, description="Trials: remove our queues when nobody has used them for so long."
     )
-    metrics_host: str = Field("127.0.0.1", description="Address of /metrics, /healthz and /readyz.")
+    metrics_host: str = Field("127.0.0.1", description="Address of /metrics, /healthz, /readyz and /status.")
     metrics_port: int = Field(0, ge=0, le=65535, description="Their port; 0 takes a free one.")
     log_level: LogLevel = Field("info", description="Least level of log lines.")
     shutdown_grace_seconds: float = Field(10.0, ge=0, description="How long the work in hand may take to end.")

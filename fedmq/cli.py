@@ -211,6 +211,16 @@ def participant(context: click.Context, config: Path | None) -> None:
     _run(serve_participant(settings))
 
 
+@cli.command(short_help="Say where a service stands: is it stuck, or just slow?")
+@click.argument("address", default="127.0.0.1:9464")
+@click.option("--json", "as_json", is_flag=True, help="Print the service's own document.")
+def status(address: str, *, as_json: bool) -> None:
+    """Say where the service at ADDRESS stands: the HOST:PORT of its metrics, 127.0.0.1:9464 by default."""
+    from fedmq.status import run_status
+
+    run_status(address, as_json=as_json)
+
+
 @cli.command(short_help="Cut one table into sites, for trials and teaching.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--by", metavar="COLUMN", help="A site for each value of this column, which the sites' files leave out.")

@@ -165,7 +165,7 @@ async def serve_aggregator(settings: AggregatorSettings) -> None:
     reporter = aggregator_reporter(settings, registry, health, on_release=write)
     store = open_store(settings)
     try:
-        async with _process(settings, registry, health, reporter.happened) as run:
+        async with _process(settings, registry, health, reporter) as run:
             await run(lambda transport: aggregator_service(settings, transport, store, reporter, reached=reached))
     finally:
         store.close()
@@ -187,7 +187,7 @@ async def serve_participant(settings: ParticipantSettings) -> None:
         incarnation=new_incarnation(),
     )
     try:
-        async with _process(settings, registry, health, reporter.happened) as run:
+        async with _process(settings, registry, health, reporter) as run:
             watched = Watched(reading, signature, settings.watch_seconds)
             await run(
                 lambda transport: participant_service(
@@ -224,18 +224,22 @@ Run = Callable[[Callable[[Transport], Service]], Awaitable[None]]
 
 @asynccontextmanager
 async def _process(
-    settings: ServiceSettings, registry: CollectorRegistry, health: Health, on_event: OnEvent
+    settings: ServiceSettings,
+    registry: CollectorRegistry,
+    health: Health,
+    reporter: AggregatorReporter | ParticipantReporter,
 ) -> AsyncIterator[Run]:
-    """What every service process has around it: metrics and health over HTTP, signals, the broker."""
+    """What every service process has around it: metrics, health and status over HTTP, signals, the broker."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    with MetricsServer(registry, health, host=settings.metrics_host, port=settings.metrics_port) as server:
-        logger("http").info("metrics_served", host=settings.metrics_host, port=server.port)
+    host, port = settings.metrics_host, settings.metrics_port
+    with MetricsServer(registry, health, host, port, standing=reporter.standing) as server:
+        logger("http").info("metrics_served", host=host, port=server.port)
         beating = asyncio.create_task(_beat(health))
         try:
-            yield partial(_serve, settings, on_event, stop)
+            yield partial(_serve, settings, reporter.happened, stop)
         finally:
             beating.cancel()
 

@@ -1,16 +1,17 @@
-"""Metrics and health over HTTP, answered even when the event loop does not.
+"""Metrics, health and status over HTTP, answered even when the event loop does not.
 
 ::
 
     /metrics   what Prometheus scrapes
     /healthz   200 while the event loop beats, 503 with a sentence when it has stopped: restart me
     /readyz    200 when every named condition holds, 503 with a sentence for each that does not: wait for me
+    /status    both, and what the service says of where it stands: read me
 
 A thread of its own serves them. A loop that is blocked cannot answer for itself; this thread can, and says
 since when. Liveness is the age of the loop's last beat and nothing else: a broker that is away makes a service
 unready, and restarting it would not bring the broker back.
 
-It listens on loopback unless told otherwise: neither metrics nor health are protected by a password.
+It listens on loopback unless told otherwise: nothing here is protected by a password.
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ from monitoring.errors import MonitoringError
 from monitoring.logs import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
     from typing import Self
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     from prometheus_client import CollectorRegistry
+
+    #: Says where a service stands, as a document; asked by a thread that is not the service's.
+    Standing = Callable[[], Mapping[str, Any]]
 
 _REQUEST_TIMEOUT_SECONDS = 10  # for each read: a peer that connects and stays silent frees its thread
 _STOP_POLL_SECONDS = 0.1  # how long leaving the context may take
@@ -98,18 +102,27 @@ class Health:
 
 
 class MetricsServer:
-    """Serves `/metrics`, `/healthz` and `/readyz` while its context is open.
+    """Serves `/metrics`, `/healthz`, `/readyz` and `/status` while its context is open.
 
     Parameters
     ----------
     registry : what ``/metrics`` shows.
-    health : what the other two show.
+    health : what the others show.
+    standing : what ``/status`` shows besides.
     host : the address to listen on; loopback by default.
     port : 0 takes a free one; `port` tells which.
     """
 
-    def __init__(self, registry: CollectorRegistry, health: Health, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._app = _application(registry, health)
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        health: Health,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        standing: Standing = dict,
+    ) -> None:
+        self._app = _application(registry, health, standing)
         self._address = (host, port)
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
@@ -169,7 +182,7 @@ class _QuietHandler(WSGIRequestHandler):
         """Log no line for each scrape."""
 
 
-def _application(registry: CollectorRegistry, health: Health) -> WSGIApplication:
+def _application(registry: CollectorRegistry, health: Health, standing: Standing) -> WSGIApplication:
     metrics = make_wsgi_app(registry)
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -183,13 +196,21 @@ def _application(registry: CollectorRegistry, health: Health) -> WSGIApplication
             case "/readyz":
                 is_ready, missing = health.readiness()
                 status, body = _status(is_ready), {"ready": is_ready, "why": missing}
+            case "/status":
+                status, body = "200 OK", _where_it_stands(health, standing)
             case _:
-                status, body = "404 Not Found", {"why": "There are /metrics, /healthz and /readyz here."}
+                status, body = "404 Not Found", {"why": "There are /metrics, /healthz, /readyz and /status here."}
         content = json.dumps(body).encode() + b"\n"
         start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(content)))])
         return [content]
 
     return application
+
+
+def _where_it_stands(health: Health, standing: Standing) -> dict[str, Any]:
+    alive, why = health.liveness()
+    _, missing = health.readiness()
+    return {**standing(), "missing": missing if alive else {"loop": why, **missing}}
 
 
 def _status(good: bool) -> str:

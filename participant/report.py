@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from broker.errors import TransportError
 from broker.transport import Happening
@@ -11,13 +14,18 @@ from monitoring.http import Health
 from monitoring.logs import logger
 from monitoring.metrics import ParticipantMetrics
 from participant.errors import DataError
-from participant.worker import Barred, Ignore, Settle, Work
+from participant.status import status
+from participant.worker import Barred, Ignore, Settle, Work, WorkerState
 
 
 class Reporter:
     """Turns what the service does into metrics and log lines."""
 
     def __init__(self, metrics: ParticipantMetrics, health: Health, participant: str) -> None:
+        self._participant = participant
+        self._federation = ""
+        # Replaced as a whole: the thread that answers /status reads it.
+        self._seen: tuple[WorkerState, float] | None = None
         self._metrics = metrics
         self._health = health
         self._log = logger("participant").bind(participant=participant)
@@ -28,6 +36,7 @@ class Reporter:
     def started(self, table: str, federation: str, schema: str | None) -> None:
         """The service takes messages; ``schema`` is the hash of the table's, to be compared with other sites'."""
         self._health.ready("service")
+        self._federation = federation
         self._log.info("participant_started", federation=federation, table=table, schema=schema)
 
     def rows_changed(self, table: str) -> None:
@@ -72,6 +81,22 @@ class Reporter:
         """A message that came is no message of ours."""
         self._metrics.refused_message(reason)
         self._log.warning("message_refused", reason=reason, why=why)
+
+    def stands(self, state: WorkerState) -> None:
+        """The worker's state is another one."""
+        former = self._seen
+        goes_on = former is not None and (former[0].activity, former[0].sequence) == (state.activity, state.sequence)
+        since = former[1] if former is not None and goes_on else time.monotonic()
+        self._seen = state, since
+
+    def standing(self) -> dict[str, Any]:
+        """Return where the participant stands, as ``/status`` tells it; safe to call from any thread."""
+        about = {"service": "participant", "name": self._participant, "federation": self._federation}
+        seen = self._seen
+        if seen is None:
+            return about
+        state, since = seen
+        return {**about, **asdict(status(state, time.monotonic() - since))}
 
     def decided(self, action: Work | Settle | Ignore | Barred) -> None:
         """The worker decided something."""

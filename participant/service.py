@@ -132,6 +132,7 @@ class ParticipantService:
         plans, self._models = subscribed
         schema = self.table.schema
         self.reporter.started(repr(self.table), self.federation, None if schema is None else codec.schema_hash(schema))
+        self.reporter.stands(self._state)
         async with asyncio.TaskGroup() as tasks:
             takers = [
                 tasks.create_task(self._introduce(), name="introduce"),
@@ -284,6 +285,7 @@ class ParticipantService:
 
     async def _advance(self, event: Event) -> None:
         self._state, actions = step(self._state, event)
+        self.reporter.stands(self._state)
         for action in actions:
             self.reporter.decided(action)
             if isinstance(action, Work):

@@ -13,12 +13,14 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from structlog.testing import capture_logs
 
+from aggregator.report import Reporter as AggregatorReporter
 from broker.memory.transport import MemoryTransport
 from fedmq import embedded
 from fedmq.embedded import train_embedded
 from fedmq.model_file import document
 from fedmq.sites import find_sites
 from fedmq.train import train_settings
+from participant.report import Reporter as ParticipantReporter
 from participant.schema_file import parse_schema
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ def test_what_is_planted_in_cells_leaves_no_site(
 
     monkeypatch.setattr(MemoryTransport, "publish", recorded)
     monkeypatch.setattr(embedded, "CollectorRegistry", registry)
+    standings = recorded_standings(monkeypatch)
     for seed in (1, 2, 3):
         write_site(tmp_path / f"site-h{seed}.csv", seed)
     sites = find_sites([tmp_path], SCHEMA)
@@ -83,7 +86,13 @@ def test_what_is_planted_in_cells_leaves_no_site(
     assert len(bodies) > 20
     assert len(registries) == 1 + len(sites)
     metrics = b"".join(map(generate_latest, registries)).decode()
-    told = {"metrics": metrics, "logs": f"{events} {caplog.text}", "model": json.dumps(without_words(model))}
+    assert {each["service"] for each in standings} == {"aggregator", "participant"}
+    told = {
+        "metrics": metrics,
+        "status": json.dumps(standings),
+        "logs": f"{events} {caplog.text}",
+        "model": json.dumps(without_words(model)),
+    }
     for place, text in told.items():
         assert CANARY not in text, place
         assert "7731" not in text, place
@@ -93,6 +102,25 @@ def test_what_is_planted_in_cells_leaves_no_site(
     cells = [struct.pack("<d", NUMBER), struct.pack(">d", NUMBER)]
     for body in bodies:
         assert not any(planted in body for planted in [*words, *cells])
+
+
+def recorded_standings(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Return a list that fills with what each service would say of itself after each of its steps."""
+    said: list[dict[str, Any]] = []
+
+    def told(reporter: type[Any], name: str) -> None:
+        before = getattr(reporter, name)
+
+        def and_stands(self: Any, *arguments: Any) -> None:
+            before(self, *arguments)
+            # Its loss is the federation's, and has any digits.
+            said.append({**self.standing(), "loss": None})
+
+        monkeypatch.setattr(reporter, name, and_stands)
+
+    told(AggregatorReporter, "stepped")
+    told(ParticipantReporter, "stands")
+    return said
 
 
 def without_words(model: Any) -> dict[str, Any]:

@@ -104,7 +104,16 @@ def test_each_condition_that_does_not_hold_says_why_and_hides_passwords(server: 
 
 
 def test_other_paths_are_not_found(server: MetricsServer) -> None:
-    assert get_json(server, "/secrets") == (404, {"why": "There are /metrics, /healthz and /readyz here."})
+    assert get_json(server, "/secrets") == (404, {"why": "There are /metrics, /healthz, /readyz and /status here."})
+
+
+def test_the_status_is_what_the_service_says_and_what_is_missing(health: Health, clock: Clock) -> None:
+    health.ready("store")
+    with MetricsServer(CollectorRegistry(), health, standing=lambda: {"phase": "training"}) as server:
+        missing = {"broker": "It has not been reported yet."}
+        assert get_json(server, "/status") == (200, {"phase": "training", "missing": missing})
+        clock.now = 150.0
+        assert "has not beaten for 50.0 s" in get_json(server, "/status")[1]["missing"]["loop"]
 
 
 def test_requests_leave_no_line_on_stderr(server: MetricsServer, capfd: pytest.CaptureFixture[str]) -> None:

@@ -15,11 +15,10 @@ from functools import partial
 from typing import Any
 
 from participant.errors import ReleaseError
+from participant.own_rows import OwnRows
 from participant.personal import Personal
 from participant.released import Released, ReleaseFolder
 from participant.report import Reporter
-from participant.sources.table import Table
-from participant.training import Prepared
 from participant.worker import WorkerState
 
 
@@ -34,15 +33,14 @@ class Keeping:
     Attributes
     ----------
     folder : where; None keeps nothing.
-    prepared : returns the rows under the plan of that hash, if the service has them at hand.
+    rows : what the participant has now, for models of its own.
     on_kept : called when a release that was announced is kept, with the own models that are wanted of it.
     """
 
     folder: ReleaseFolder | None
     federation: str
-    table: Table
+    rows: OwnRows
     reporter: Reporter
-    prepared: Callable[[str], Prepared | None]
     on_kept: Callable[[], None]
     in_thread: Callable[..., Awaitable[Any]] = asyncio.to_thread
     _due: asyncio.Event = field(init=False, default_factory=asyncio.Event)
@@ -97,8 +95,10 @@ class Keeping:
             self.reporter.not_kept(error)
 
     def _personalise(self, folder: ReleaseFolder, release: Released) -> Personal:
-        prepared = self.prepared(release.plan_hash)
-        return folder.personalise(release, self.table, prepared=prepared, interrupt=partial(self._look_up, release))
+        prepared = self.rows.prepared(release.plan_hash)
+        return folder.personalise(
+            release, self.rows.table, prepared=prepared, interrupt=partial(self._look_up, release)
+        )
 
     def _look_up(self, release: Released) -> None:
         # What was there at the start may be what is announced meanwhile.

@@ -1,9 +1,9 @@
 """The participant as a service: plans and models in, contributions out, heartbeats all the while. It decides nothing.
 
 Five things go on side by side: plans are taken, models are taken, one piece of work is done, what is in the outbox is
-sent, and now and then somebody looks whether our rows are still the same. While there is work no model is taken: its
-queue keeps just the newest, which is the one the next work starts from, and nothing is transferred that would be
-skipped.
+sent, and now and then `participant.own_rows` looks whether our rows are still the same. While there is work no model is
+taken: its queue keeps just the newest, which is the one the next work starts from, and nothing is transferred that
+would be skipped.
 
 A model is acknowledged before the work on it begins and is not kept here: after a crash the answer to our
 hello brings one that is at least as new. What we computed is kept, before it is sent.
@@ -12,11 +12,10 @@ hello brings one that is at least as new. What we computed is kept, before it is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from broker import codec
 from broker.errors import ForgedMessage, MalformedMessage, NotDeclared, RemoteMessageError, TransportError
@@ -25,13 +24,12 @@ from broker.messages import Evaluation, GlobalModel, Goodbye, Heartbeat, Hello, 
 from broker.retry import RESEND, publish_until_confirmed, unless, when_connected
 from broker.topology import UPDATES, models_queue, participant_topology, plans_queue, routing_key
 from broker.transport import Consumer, Delivery, Outgoing, Transport
-from participant.errors import DataError
 from participant.keeping import Keeping
 from participant.outbox import Entry, Outbox
+from participant.own_rows import InThread, OwnRows
 from participant.released import ReleaseFolder
 from participant.report import Reporter
 from participant.sources.table import Table
-from participant.training import NOTHING, Memory, Prepared, perform, prepare
 from participant.watched import Watched
 from participant.worker import Event, Finished, ModelArrived, PlanArrived, Settle, Work, WorkerState, step
 
@@ -40,10 +38,6 @@ T = TypeVar("T")
 UNANSWERED_BEATS = 3
 #: Heartbeats after which a contribution that was confirmed and is not settled is sent again; twice as many each time.
 UNSETTLED_BEATS = 4
-#: How often rows that change under one piece of work are read anew for it.
-MOST_READINGS = 3
-
-InThread = Callable[..., Awaitable[Any]]
 
 
 @dataclass(slots=True)
@@ -87,21 +81,21 @@ class ParticipantService:
     in_thread: InThread = asyncio.to_thread
     reached: Reached = nothing
     _state: WorkerState = field(init=False)
-    _fingerprint: str = field(init=False, default="")
+    _rows: OwnRows = field(init=False)
     _models: Consumer = field(init=False)
-    _prepared: Prepared | None = field(init=False, default=None)
-    _memory: Memory = field(init=False, default=NOTHING)
     _work: asyncio.Queue[Work] = field(init=False, default_factory=asyncio.Queue)
     _unsent: asyncio.Queue[tuple[Entry, bool]] = field(init=False, default_factory=asyncio.Queue)
     _settled: int = field(init=False, default=0)
     _confirmed: int = field(init=False, default=0)
     _greeting: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
-    _at_rows: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
-    _reading: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
-    _former_plan: str = field(init=False, default="")
     _told: str = field(init=False, default="")
     _keeping: Keeping = field(init=False)
     _stop: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+
+    @property
+    def rows(self) -> Table:
+        """The rows as they were read last, while it runs; ``table`` is what it began with."""
+        return self._rows.table
 
     def stop(self) -> None:
         """Ask the service to end in order; `run` returns soon after."""
@@ -110,7 +104,17 @@ class ParticipantService:
     async def run(self) -> None:
         """Serve until stopped; raises `ParticipantError` or `TransportError` for what it cannot mend by itself."""
         entries = await self.in_thread(self.outbox.entries)
-        self._fingerprint = await self.in_thread(self.table.fingerprint, self.outbox.salt)
+        self._rows = OwnRows(
+            self.table,
+            self.outbox.salt,
+            self.reporter,
+            plan_in_force=lambda: self._state.plan_hash,
+            on_others=self._say_hello,
+            watched=self.watched,
+            threads=self.threads,
+            in_thread=self.in_thread,
+        )
+        await self._rows.begin()
         self._state = WorkerState(
             participant=self.name,
             incarnation=self.outbox.incarnation,
@@ -120,9 +124,8 @@ class ParticipantService:
         self._keeping = Keeping(
             self.releases,
             self.federation,
-            self.table,
+            self._rows,
             self.reporter,
-            prepared=self._at_hand,
             on_kept=self._release_is_kept,
             in_thread=self.in_thread,
         )
@@ -140,7 +143,7 @@ class ParticipantService:
                 tasks.create_task(self._take_models(), name="models"),
                 tasks.create_task(self._beat(), name="heartbeat"),
                 tasks.create_task(self._keeping.run(), name="releases"),
-                tasks.create_task(self._watch(), name="rows"),
+                tasks.create_task(self._rows.watch(), name="rows"),
             ]
             makers = [
                 tasks.create_task(self._do_work(), name="work"),
@@ -220,18 +223,19 @@ class ParticipantService:
             await self._publish(message)
 
     def _hello(self) -> Hello:
+        table = self._rows.table
         return Hello(
             federation=self.federation,
             participant=self.name,
             incarnation=self._state.incarnation,
-            features=self.table.features,
-            n_rows=self.table.n_train,
-            n_test_rows=self.table.n_test,
-            classes=self.table.classes,
-            n_samples=self.table.weight,
-            fingerprint=self._fingerprint,
-            feature_schema=self.table.schema,
-            levels=self.table.told_levels(self.min_cell),
+            features=table.features,
+            n_rows=table.n_train,
+            n_test_rows=table.n_test,
+            classes=table.classes,
+            n_samples=table.weight,
+            fingerprint=self._rows.fingerprint,
+            feature_schema=table.schema,
+            levels=table.told_levels(self.min_cell),
         )
 
     async def _take_plans(self, plans: Consumer) -> None:
@@ -296,43 +300,8 @@ class ParticipantService:
                 # would cost as much as the contribution did, and one that is sent again is known.
                 self._settled = action.sequence
                 if action.refusal:  # nobody has what the next contribution would build on
-                    self._memory = NOTHING
+                    self._rows.forget_last()
                 self.reporter.outbox(0)
-
-    # --- our rows ------------------------------------------------------------------------------
-
-    async def _watch(self) -> None:
-        """Look now and then whether our rows have changed."""
-        watched = self.watched
-        if watched is None or watched.seconds == 0:
-            return
-        while True:
-            await asyncio.sleep(watched.seconds)
-            try:
-                if await self.in_thread(watched.have_changed):
-                    await self._take_new_rows(watched)
-                else:
-                    self.reporter.rows_stand()
-            except DataError as error:
-                # Whoever writes them may not be done; what we have read before is whole.
-                self.reporter.rows_refused(error)
-
-    async def _take_new_rows(self, watched: Watched) -> None:
-        """Read our rows anew, and tell of them if they are others; raises `DataError`."""
-        async with self._reading:  # what is read later is newer
-            table = await self.in_thread(watched.read)
-            fingerprint = await self.in_thread(table.fingerprint, self.outbox.salt)
-            async with self._at_rows:  # nothing is computed of both
-                are_others = fingerprint != self._fingerprint
-                # The same rows too: streamed ones are those of the file as it was when they were read.
-                self.table = self._keeping.table = table
-                self._fingerprint = fingerprint
-                self._prepared, self._memory = None, NOTHING
-                self._former_plan = self._state.plan_hash
-        self.reporter.rows_stand()
-        if are_others:
-            self.reporter.rows_changed(repr(table))
-            await self._say_hello()
 
     # --- work ----------------------------------------------------------------------------------
 
@@ -353,7 +322,7 @@ class ParticipantService:
     async def _result(self, work: Work) -> Entry:
         """Compute in a thread, so that heartbeats go on."""
         began = self._now()
-        message = await self._computed(work)
+        message = await self._rows.compute(work)
         if isinstance(message, ModelUpdate):
             if work.task == "train":
                 await self._dawdle(self._now() - began)
@@ -366,49 +335,6 @@ class ParticipantService:
                 self.reporter.worked(work.task, seconds)
         kind = "evaluation" if isinstance(message, Evaluation) else "update"
         return Entry(work.sequence, kind, codec.encode(replace(message, epoch=work.model.epoch)))
-
-    async def _computed(self, work: Work) -> ModelUpdate | Evaluation:
-        """Compute what ``work`` asks for, of one table from beginning to end; raises `DataError` when there is none."""
-        n_readings = 0
-        while True:
-            try:
-                async with self._at_rows:
-                    message: ModelUpdate | Evaluation = await self.in_thread(self._compute, work)
-                    return message
-            except DataError as error:
-                # Streamed rows that are being rewritten can be anything, or gone.
-                if self.watched is None or self._prepared is None:
-                    raise
-                if n_readings == MOST_READINGS:
-                    raise DataError(f"{1 + n_readings} passes over the rows failed in a row: {error}") from None
-            # Where they are others, the plan will refuse this: that is how the aggregator learns that it is done.
-            await self._mend(self.watched)
-            n_readings += 1
-
-    async def _mend(self, watched: Watched) -> None:
-        """Read our rows anew; where they cannot be used, leave whoever writes them the time until the next look."""
-        try:
-            await self._take_new_rows(watched)
-        except DataError as error:
-            self.reporter.rows_refused(error)
-            await asyncio.sleep(watched.seconds)
-
-    def _compute(self, work: Work) -> ModelUpdate | Evaluation:
-        if self._prepared is None or self._prepared.plan_hash != work.plan_hash:
-            self._prepared, self._memory = None, NOTHING
-            try:
-                self._prepared = prepare(self.table, work.plan, work.plan_hash, threads=self.threads)
-            except DataError:
-                if work.plan_hash != self._former_plan:
-                    raise
-                # It is of the rows that we had: the aggregator has our hello, and bars us or makes another one.
-                return _nothing(work)
-        message, self._memory = perform(work, self._prepared, self._memory)
-        return message
-
-    def _at_hand(self, plan_hash: str) -> Prepared | None:
-        prepared = self._prepared
-        return prepared if prepared is not None and prepared.plan_hash == plan_hash else None
 
     async def _dawdle(self, seconds: float) -> None:
         """Be as slow as the trial wants it, or until asked to stop."""
@@ -476,20 +402,3 @@ class ParticipantService:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
-
-
-def _nothing(work: Work) -> ModelUpdate:
-    """Return the answer to ``work`` of who has no rows for it."""
-    return ModelUpdate(
-        federation=work.plan.federation,
-        participant=work.participant,
-        incarnation=work.incarnation,
-        sequence=work.sequence,
-        kind="failed",
-        base_version=work.model.version,
-        plan_hash=work.plan_hash,
-        n_samples=0.0,
-        loss=0.0,
-        fit_seconds=0.0,
-        arrays={},
-    )

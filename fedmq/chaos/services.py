@@ -147,7 +147,7 @@ def _in_line(stage: Stage, life: Life) -> Callable[..., Awaitable[Any]]:
         await life.thawed()
         die_maybe(f"death-before-{disk}")
         if outbox is not None and function.__name__ == "_compute":
-            outbox.table = stage.rows[name].index(life.service.table)
+            outbox.table = stage.rows[name].index(life.service.rows)
         result = function(*args)
         die_maybe(f"death-after-{disk}")
         if slow:

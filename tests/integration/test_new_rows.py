@@ -28,7 +28,8 @@ from fedmq.simulation.clock import VirtualLoop
 from monitoring.http import Health
 from participant.errors import DataError
 from participant.outbox import Outbox
-from participant.service import MOST_READINGS, ParticipantService
+from participant.own_rows import MOST_READINGS
+from participant.service import ParticipantService
 from participant.settings import ParticipantSettings
 from participant.sources import Columns, Reading, Source, Table
 from participant.sources.reading import read

@@ -7,7 +7,7 @@ import json
 import threading
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from broker.codec import plan_hash
 from participant.keeping import Keeping
 from participant.released import GLOBAL, LOCAL, ReleaseFolder
 from participant.sources import Table
-from participant.training import prepare
+from participant.training import Prepared, prepare
 from participant.worker import ModelArrived, PlanArrived, WorkerState, step
 
 if TYPE_CHECKING:
@@ -60,6 +60,13 @@ class Told:
         self.lines.append(("failed", str(error)))
 
 
+class Rows(NamedTuple):
+    """Stands for the rows that the participant has now."""
+
+    table: Table
+    prepared: Callable[[str], Prepared | None]
+
+
 class Site:
     """A participant without anything but its keeping."""
 
@@ -68,15 +75,15 @@ class Site:
         self.kept: list[bool] = []
         self.state = WorkerState("hospital-1", "i")
         folder = None if path is None else ReleaseFolder(path, "hospital-1", ("own_intercept", "fine_tuned"))
-        given: dict[str, Any] = {"prepared": lambda _: None, **options}
+        rows = Rows(table(), options.pop("prepared", lambda _: None))
         self.path = path
         self.keeping = Keeping(
             folder,
             "heart",
-            table(),
+            rows,  # type: ignore[arg-type]
             self.told,  # type: ignore[arg-type]
             on_kept=lambda: self.kept.append((path / LOCAL).exists() if path else True),
-            **given,
+            **options,
         )
 
     async def take(self, event: Any) -> None:

@@ -80,7 +80,7 @@ def _refuse(state: State, contribution: ModelUpdate | Evaluation, verdict: str) 
     member, sequence = state.members[contribution.participant], contribution.sequence
     if contribution.incarnation != member.incarnation:
         # The participant that sent it has lost its memory of it: there is nobody to tell. But it was judged.
-        return with_member(state, replace(member, former={**member.former, contribution.incarnation: sequence}))
+        return with_member(state, replace(member, former=member.with_former(contribution.incarnation, sequence)))
     member = replace(member, received=sequence, settled=sequence, refusal=verdict)
     # The same fit from the same model would be refused again: it is asked of the next one.
     if verdict in UNUSABLE and isinstance(contribution, ModelUpdate):

@@ -70,7 +70,7 @@ def _numbers(known: Member, incarnation: str) -> dict[str, Any]:
     An earlier one may come back: a queue brings its hello again, or a disk is restored. Were it to start at nothing,
     what it had sent before would count a second time.
     """
-    former = {**known.former, known.incarnation: known.received} if known.received else {**known.former}
+    former = known.with_former(known.incarnation, known.received) if known.received else {**known.former}
     received = former.pop(incarnation, 0)
     waits = known.pending == f"{known.name}:{incarnation}:{received}"
     return {"received": received, "settled": received - 1 if waits else received, "former": former}

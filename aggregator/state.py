@@ -114,6 +114,10 @@ class Progress:
     terms: tuple[tuple[int, int], ...] = ()
 
 
+#: Earlier incarnations of a participant that are remembered: it draws another whenever it has lost its disk.
+MOST_FORMER = 1000
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """A participant that has said hello, and what became of its contributions.
@@ -121,8 +125,9 @@ class Member:
     ``received`` and ``settled`` are sequence numbers of the current ``incarnation``; ``pending`` is the id of the
     update that is accepted and not yet in a model. ``barred`` says why nothing is asked of it, where that is so.
     ``failed_at`` is the version from which it last found no usable result: it is asked again of the next one.
-    ``hello`` is kept only until the plan is made; ``former`` has the highest number received of
-    each earlier incarnation that sent something. ``n_samples`` is the sum of its rows' weights where they are weighted.
+    ``hello`` is kept only until the plan is made; ``former`` has the highest number received of each earlier
+    incarnation that sent something, of the newest `MOST_FORMER`. ``n_samples`` is the sum of its rows' weights where
+    they are weighted.
     ``fit_seconds`` is how long its last local fit took, of ``fit_steps``; ``steps`` is what it is given now, where 0 is
     the plan's number.
     ``heard`` is the digest of its last hello.
@@ -157,6 +162,12 @@ class Member:
     def takes_part(self) -> bool:
         """Whether its rows are among those that the model is of."""
         return not self.barred and not self.evicted
+
+    def with_former(self, incarnation: str, received: int) -> dict[str, int]:
+        """Return ``former`` with one more, whose highest number received this is."""
+        others = {known: number for known, number in self.former.items() if known != incarnation}
+        newest = [*others.items(), (incarnation, received)]
+        return dict(newest[-MOST_FORMER:])
 
     @property
     def weight(self) -> float:

@@ -22,7 +22,7 @@ from aggregator.plan import (
     rescaling,
     without_empty,
 )
-from aggregator.state import WIDEST_HESSIAN, Member, State
+from aggregator.state import MOST_FORMER, WIDEST_HESSIAN, Member, State
 from aggregator.strategies import make_strategy
 from broker.messages import Hello, Plan, Sizes
 from broker.schema import Feature, Label, Schema, with_levels
@@ -158,6 +158,15 @@ def test_an_incarnation_that_returns_goes_on_where_it_was() -> None:
     assert (back.received, back.settled, back.former) == (4, 3, {"i2": 2})
     after_inclusion = enrol(replace(other, pending=""), hello("i1"), plan())
     assert (after_inclusion.received, after_inclusion.settled) == (4, 4)
+
+
+def test_who_loses_its_disk_at_each_start_makes_a_member_that_grows_no_further() -> None:
+    known = replace(enrol(None, hello("life-0"), plan()), received=1)
+    for life in range(1, MOST_FORMER + 4):
+        known = replace(enrol(known, hello(f"life-{life}"), plan()), received=1)
+    assert len(known.former) == MOST_FORMER
+    assert next(iter(known.former)) == "life-3"
+    assert list(known.with_former("life-3", 7).items())[-1] == ("life-3", 7)
 
 
 # --- the first plan -------------------------------------------------------------------------

@@ -35,6 +35,8 @@ ROWS = (
     Row("confirmed", "confirmed", "of which a broker said that it has them"),
     Row("aggregated", "aggregated", "in a version, each in one"),
     Row("answered", "answered", "moments, scores and counts, each used once"),
+    Row("void", "void", "accepted, and of rows that were others before the next version"),
+    Row("unheard", "unheard", "never delivered before the disk with their outbox was lost"),
     Row("resent", "resent", "sent again, in the same bytes"),
     Row("duplicated", "duplicated", "messages that came to the broker several times"),
     Row("recovered", "recovered", "services that died and were started again"),
@@ -116,7 +118,7 @@ def _print(totals: Totals, seconds: float) -> None:
     grid.add_row("runs", f"{totals.runs:,}", f"in {seconds:.0f} s")
     for row in ROWS:
         grid.add_row(row.name, f"{totals.numbers[row.key]:,}", row.says)
-        if row.key == "answered":
+        if row.key == "answered":  # and then why others were neither
             for reason, n in sorted(totals.refused.items()):
                 grid.add_row(f"refused, {reason}", f"{n:,}", "")
     console().print(grid)

@@ -42,6 +42,9 @@ def test_a_thousand_runs_lose_nothing_count_nothing_twice_and_do_not_hang() -> N
     assert verdict["runs"] == RUNS
     assert verdict["failing"] == []
     assert [verdict[name] for name in ("lost", "twice", "unexpected", "hangs")] == [0, 0, 0, 0]
+    refused = sum(verdict["refused"].values())
+    judged = verdict["aggregated"] + verdict["answered"] + refused + verdict["void"]
+    assert verdict["attempted"] == judged + verdict["unheard"]
     assert verdict["aggregated"] > 10 * RUNS
     assert verdict["compared"] > 0.9 * RUNS
     assert verdict["takeovers"] > RUNS

@@ -13,6 +13,8 @@ import numpy as np
 
 from aggregator.fit import plan_of
 from aggregator.state import Member, State
+from broker.codec import check_lengths
+from broker.errors import MalformedMessage
 from broker.messages import Array, Evaluation, ModelUpdate, Scores
 from logistic.errors import LogisticError
 from logistic.moments import Moments
@@ -50,6 +52,7 @@ Verdict = Literal[
     "unasked",
     "stale",
     "incomplete",
+    "malformed",
     "out-of-bounds",
     "no-samples",
 ]
@@ -70,6 +73,7 @@ def examine(state: State, contribution: ModelUpdate | Evaluation) -> Verdict:
     ``unasked``                  its participant's last update is not in a model yet, or it has been gone for too long
     ``stale``                    older than the rules allow
     ``incomplete``               it leaves out a Hessian that nobody has
+    ``malformed``                its arrays have not the lengths that its plan implies
     ``no-samples``               no rows behind it
     ``out-of-bounds``            a number out of all proportion, or one that no rows can have
     ============================ ==========================================================
@@ -90,6 +94,15 @@ def examine(state: State, contribution: ModelUpdate | Evaluation) -> Verdict:
     return _update(state, member, contribution)
 
 
+def _has_its_lengths(state: State, contribution: ModelUpdate | Evaluation) -> bool:
+    """Whether its arrays are as long as the plan implies: looked at only now that it is known to be of that plan."""
+    try:
+        check_lengths(contribution, plan_of(state).sizes)
+    except MalformedMessage:
+        return False
+    return True
+
+
 def _is_unknown(state: State, version: int, epoch: int) -> bool:
     """Whether ``version`` of term ``epoch`` was never made, or is lost: a later term began before it, from a backup."""
     progress = state.progress
@@ -108,6 +121,8 @@ def _evaluation(state: State, evaluation: Evaluation) -> Verdict:
         return "wrong-phase"
     if state.members[evaluation.participant].evicted:
         return "unasked"
+    if not _has_its_lengths(state, evaluation):
+        return "malformed"
     scores = [evaluation.train] if evaluation.test is None else [evaluation.train, evaluation.test]
     if not all(each.n > 0 for each in scores):
         return "no-samples"
@@ -180,6 +195,8 @@ def _lacks_hessian(state: State, update: ModelUpdate) -> bool:
 
 
 def _content(state: State, member: Member, update: ModelUpdate) -> Verdict:
+    if not _has_its_lengths(state, update):
+        return "malformed"
     if not update.n_samples > 0:
         return "no-samples"
     # More rows than it has said would let it pull harder than anybody else.

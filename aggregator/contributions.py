@@ -24,7 +24,7 @@ from broker.messages import (
 from logistic.moments import Moments
 
 #: Verdicts on what a participant makes of a model, whenever it is asked.
-UNUSABLE = {"failed", "out-of-bounds", "no-samples"}
+UNUSABLE = {"failed", "malformed", "out-of-bounds", "no-samples"}
 
 
 def contribution_arrived(state: State, event: ContributionArrived) -> Step:

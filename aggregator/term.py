@@ -19,7 +19,6 @@ from random import Random
 from typing import Any, Literal, TypeVar
 
 from aggregator import coordinator
-from aggregator.admission import ANSWERS
 from aggregator.errors import NoFinalModel, StoreError, TrainingFailed
 from aggregator.events import (
     EVERYBODY,
@@ -331,11 +330,9 @@ class Term:
     def _event(self, delivery: Delivery, at: float) -> Event:
         """Return the event that ``delivery`` brings; raises `RemoteMessageError` where it cannot be believed."""
         kind, sender = self._address(delivery)
-        plan = self._state.plan
-        sizes = plan.sizes if plan else None
-        kinds = ("moments", plan.kind, *self._answers()) if plan else ()
         self.reporter.received(kind, len(delivery.body))
-        message = codec.decode(delivery.body, sizes=sizes, max_bytes=codec.body_cap(kind, sizes, kinds))
+        # Lengths are for admission: what is of an earlier plan has those of that, and has to be judged all the same.
+        message = codec.decode(delivery.body)
         if not isinstance(message, _SENT_AS[kind]):
             raise MalformedMessage(f"a {type(message).__name__} came under a routing key for {kind}")
         if message.federation != self.rules.federation or message.participant != sender:
@@ -349,10 +346,6 @@ class Term:
                 return GoodbyeArrived(message, at)
             case _:
                 return ContributionArrived(message, sha256(delivery.body).hexdigest(), at)
-
-    def _answers(self) -> list[str]:
-        """Return the kinds of update that answer what is asked about the last model: the others are never so long."""
-        return [kind for kind, stage in ANSWERS.items() if stage == self._state.progress.stage]
 
     def _address(self, delivery: Delivery) -> tuple[str, str]:
         words = delivery.routing_key.split(".")

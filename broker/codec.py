@@ -106,13 +106,12 @@ class _Room:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Context:
-    """What a decoder knows besides the bytes: the schema they claim, the lengths the plan implies, and its limits.
+    """What a decoder knows besides the bytes: the schema they claim, and its limits.
 
     ``is_kept``: they are no message, but were kept here, and claim no schema.
     """
 
     schema: int = SCHEMA
-    sizes: Sizes | None = None
     is_kept: bool = False
     room: _Room = dataclasses.field(default_factory=_Room)
 
@@ -136,7 +135,7 @@ def decode(body: bytes, *, sizes: Sizes | None = None, max_bytes: int = MAX_BODY
 
     Parameters
     ----------
-    sizes : the lengths of arrays, where a plan is known; without it lengths are not checked.
+    sizes : lengths that its arrays must have; without them `check_lengths` is for later.
     max_bytes : bodies above are refused before they are decoded.
 
     Raises
@@ -156,7 +155,9 @@ def decode(body: bytes, *, sizes: Sizes | None = None, max_bytes: int = MAX_BODY
     kind = _TYPES.get(name) if type(name) is str else None
     if kind is None:
         raise MalformedMessage("type: none of the messages that this version knows")
-    message: Message = _record(kind)[0](fields, kind.__name__, Context(schema, sizes))
+    message: Message = _record(kind)[0](fields, kind.__name__, Context(schema))
+    if sizes is not None:
+        check_lengths(message, sizes)
     return message
 
 
@@ -206,18 +207,33 @@ def _lean(record: Any) -> dict[str, Plain]:
     return plain
 
 
-def body_cap(kind: str, sizes: Sizes | None, update_kinds: Iterable[str] = UPDATE_ARRAYS) -> int:
-    """Return how long a body may be that came under a routing key of ``kind``, in bytes.
+def check_lengths(message: Any, sizes: Sizes, place: str = "") -> None:
+    """Hold the arrays of ``message`` against the lengths that a plan implies.
 
-    Contributions are capped by what the plan implies, of which updates may be of one of ``update_kinds``; column names
-    in a `Hello` are the participant's to choose.
+    It is a question of its own, after whether it is of that plan: an honest message of an earlier one has the lengths
+    of that.
+
+    Raises
+    ------
+    MalformedMessage
+        Where an array is longer or shorter.
     """
-    if sizes is None or kind not in {"update", "evaluation"}:
-        return MAX_BODY_BYTES
-    largest = max(sum(sizes.of(part.size) for part in UPDATE_ARRAYS[each].values()) for each in update_kinds)
-    # Two pairs of histograms; gradient, Hessian and meat where standard errors are wanted.
-    numbers = largest if kind == "update" else 4 * sizes.bins + sizes.parameters + 2 * sizes.packed
-    return min(MAX_BODY_BYTES, 8 * numbers + MARGIN_BYTES)
+    place = place or type(message).__name__
+    if isinstance(message, ModelUpdate):
+        for name, array in message.arrays.items():
+            _check_length(array, UPDATE_ARRAYS[message.kind][name].size, f"{place}.arrays.{name}", sizes)
+    for item in dataclasses.fields(message):
+        value = getattr(message, item.name)
+        if dataclasses.is_dataclass(value):
+            check_lengths(value, sizes, f"{place}.{item.name}")
+        elif "size" in item.metadata and value is not None:
+            _check_length(value, item.metadata["size"], f"{place}.{item.name}", sizes)
+
+
+def _check_length(array: np.ndarray[Any, Any], size: str, place: str, sizes: Sizes) -> None:
+    most = sizes.of(size)
+    if len(array) > most or (len(array) != most and size not in OPEN_SIZES):
+        raise MalformedMessage(f"{place}: {len(array)} numbers where {most} belong")
 
 
 def _pack(fields: Mapping[str, Plain], *, many: Callable[[_ManyTexts], Plain] | None = None) -> bytes:
@@ -293,7 +309,7 @@ def _make_record(kind: Any) -> Codec:
     """Return reader and writer of a dataclass, made once from its annotations."""
     hints = get_type_hints(kind)
     fields = {item.name: item for item in dataclasses.fields(kind)}
-    codecs = {name: _codec(hints[name], item.metadata.get("size")) for name, item in fields.items()}
+    codecs = {name: _codec(hints[name]) for name in fields}
     since = {name: item.metadata.get("since", 1) for name, item in fields.items()}
     required = {
         name
@@ -330,14 +346,12 @@ def _sized_by_kind(read: Reader) -> Reader:
         required = {name for name, part in (parts or {}).items() if not part.optional}
         if parts is None or not required <= update.arrays.keys() <= parts.keys():
             raise MalformedMessage(f"{place}.arrays: not what its kind carries")
-        for name, array in update.arrays.items():
-            _check_length(array, parts[name].size, f"{place}.arrays.{name}", context)
         return update
 
     return check
 
 
-def _codec(hint: Any, size: str | None) -> Codec:
+def _codec(hint: Any) -> Codec:
     origin, arguments = get_origin(hint), get_args(hint)
     codec: Codec
     if hint in _SCALARS:
@@ -346,13 +360,13 @@ def _codec(hint: Any, size: str | None) -> Codec:
         codec = _choice(frozenset(arguments)), _same
     elif origin is types.UnionType:
         inner = next(argument for argument in arguments if argument is not types.NoneType)
-        codec = _optional(_codec(inner, size))
+        codec = _optional(_codec(inner))
     elif origin is tuple:
-        codec = _texts() if arguments[0] is str else _sequence(_codec(arguments[0], size))
+        codec = _texts() if arguments[0] is str else _sequence(_codec(arguments[0]))
     elif origin is dict:
-        codec = _mapping(_codec(arguments[1], size))
+        codec = _mapping(_codec(arguments[1]))
     elif origin is np.ndarray:
-        codec = _array(size), _write_array
+        codec = _read_array, _write_array
     else:
         codec = _record(hint)
     return codec
@@ -477,30 +491,17 @@ def _mapping(inner: Codec) -> Codec:
     return read, write
 
 
-def _array(size: str | None) -> Reader:
-    def read(plain: Plain, place: str, context: Context) -> np.ndarray[Any, Any]:
-        if type(plain) is not dict or plain.keys() != {"dtype", "data"} or type(plain["data"]) is not bytes:
-            raise MalformedMessage(f"{place}: not an array")
-        if plain["dtype"] != DTYPE:
-            raise MalformedMessage(f"{place}: its dtype is not {DTYPE}")
-        if len(plain["data"]) % 8:
-            raise MalformedMessage(f"{place}: its bytes are no whole number of float64")
-        array = np.frombuffer(plain["data"], dtype=DTYPE)
-        if not np.isfinite(array).all():
-            raise MalformedMessage(f"{place}: a number in it is not finite")
-        if size is not None:
-            _check_length(array, size, place, context)
-        return array
-
-    return read
-
-
-def _check_length(array: np.ndarray[Any, Any], size: str, place: str, context: Context) -> None:
-    if context.sizes is None:
-        return
-    most = context.sizes.of(size)
-    if len(array) > most or (len(array) != most and size not in OPEN_SIZES):
-        raise MalformedMessage(f"{place}: {len(array)} numbers where {most} belong")
+def _read_array(plain: Plain, place: str, _context: Context) -> np.ndarray[Any, Any]:
+    if type(plain) is not dict or plain.keys() != {"dtype", "data"} or type(plain["data"]) is not bytes:
+        raise MalformedMessage(f"{place}: not an array")
+    if plain["dtype"] != DTYPE:
+        raise MalformedMessage(f"{place}: its dtype is not {DTYPE}")
+    if len(plain["data"]) % 8:
+        raise MalformedMessage(f"{place}: its bytes are no whole number of float64")
+    array = np.frombuffer(plain["data"], dtype=DTYPE)
+    if not np.isfinite(array).all():
+        raise MalformedMessage(f"{place}: a number in it is not finite")
+    return array
 
 
 def _write_array(array: np.ndarray[Any, Any]) -> Plain:

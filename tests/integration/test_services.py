@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -23,7 +24,7 @@ from broker.transport import Outgoing
 from fedmq.services import aggregator_reporter, aggregator_service, participant_reporter, participant_service
 from fedmq.sites import Site, find_sites
 from monitoring.http import Health
-from participant.outbox import Outbox
+from participant.outbox import Entry, Outbox
 from participant.settings import ParticipantSettings
 from participant.sources import Columns
 
@@ -182,6 +183,30 @@ async def test_malformed_and_forged_messages_are_dead_lettered_and_counted_and_t
     assert [each.name for each in model.participants] == sorted(sites)
 
 
+@pytest.mark.fault("B25")
+async def test_what_is_left_in_an_outbox_of_a_plan_with_other_columns_is_refused_and_its_site_goes_on(
+    tmp_path: Path, sites: dict[str, Site]
+) -> None:
+    async with world(tmp_path, sites) as w:
+        await w.start_aggregator()
+        for name in sites:
+            await w.start(name, least_fit_seconds=0.005)
+        await w.at_version(3)
+        await w.kill("va")
+        outbox = Outbox(tmp_path / "va.sqlite", owner="va", incarnation="another")
+        number, own = outbox.last_sequence + 1, outbox.incarnation
+        arrays = {"mean": np.ones(99), "m2": np.ones(99)}
+        left = ModelUpdate(FEDERATION, "va", own, number, "moments", 0, "0" * 64, 1.0, 0.0, 0.0, arrays)
+        outbox.put(Entry(number, "update", encode(left)))
+        outbox.close()
+        await w.start("va", least_fit_seconds=0.005)
+        await w.released()
+        judged = {entry.update_id: entry for entry in w.ledger() if entry.participant == "va"}
+        assert judged[f"va:{own}:{number}"].verdict == "wrong-plan"
+        assert judged[f"va:{own}:{number + 1}"].verdict == "accepted"
+        assert w.counted("fedmq_dead_letters_total", reason="malformed") == 0
+
+
 @pytest.mark.fault("B26")
 async def test_a_participant_takes_no_model_from_anybody_but_the_aggregator(
     tmp_path: Path, sites: dict[str, Site]
@@ -338,31 +363,6 @@ async def test_a_store_of_another_strategy_is_not_taken_up(tmp_path: Path, sites
         await w.start_aggregator()
         with pytest.raises(Exception, match="trains with fedbuff, the configuration says fedavg"):
             await asyncio.wait_for(w.running["aggregator"], LIMIT_SECONDS)
-
-
-def test_update_bodies_stay_under_the_cap_that_the_plan_implies(sites: dict[str, Site]) -> None:
-    import numpy as np  # noqa: PLC0415 - only here
-
-    from broker.codec import body_cap  # noqa: PLC0415
-    from broker.messages import Sizes  # noqa: PLC0415
-
-    sizes = Sizes(13)
-    for kind, arrays in {"moments": ("mean", "m2"), "weights": ("weights",), "delta": ("delta",)}.items():
-        length = 13 if kind == "moments" else 14
-        update = ModelUpdate(
-            "f" * 63,
-            "p" * 63,
-            "i" * 16,
-            2**40,
-            kind,
-            2**40,
-            "h" * 64,
-            1.0,
-            1.0,
-            1.0,
-            {a: np.ones(length) for a in arrays},
-        )
-        assert len(encode(update)) <= body_cap("update", sizes)
 
 
 async def test_a_model_is_written_down_though_the_aggregator_dies_between_its_commit_and_that(

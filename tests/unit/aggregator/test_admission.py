@@ -85,6 +85,17 @@ def test_the_norm_of_an_update_may_reach_the_bound_and_not_exceed_it(story: Stor
     assert verdict(story, story.update("a", np.full(3, np.nan))) == "out-of-bounds"
 
 
+@pytest.mark.fault("B14")
+def test_arrays_of_another_length_than_the_plan_implies_are_refused_though_they_name_it(story: Story) -> None:
+    assert verdict(story, story.update("a", np.ones(4))) == "malformed"
+    of_moments = Story(rules("a", standardise=True)).hello("a")
+    longer = of_moments.moments("a", arrays={"mean": np.ones(3), "m2": np.ones(3)})
+    assert verdict(of_moments, longer) == "malformed"
+    short = scores()
+    short.positives.resize(7, refcheck=False)
+    assert verdict(verifying(story), story.evaluation("a", train=short)) == "malformed"
+
+
 @pytest.mark.parametrize("phase", ["verifying", "converged"])
 @pytest.mark.fault("B24")
 def test_no_step_is_taken_for_a_model_that_is_not_trained_any_further(story: Story, phase: str) -> None:

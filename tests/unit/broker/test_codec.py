@@ -47,13 +47,12 @@ from golden.examples import (
 )
 
 from broker import codec
-from broker.codec import MANY_TEXTS, MARGIN_BYTES, body_cap, decode, encode, pack, plan_hash, unpack
+from broker.codec import MANY_TEXTS, MARGIN_BYTES, decode, encode, pack, plan_hash, unpack
 from broker.errors import MalformedMessage
 from broker.messages import (
     MAX_BODY_BYTES,
     MAX_DIRECTIONS,
     MAX_INTERVALS,
-    N_BINS,
     PROTOCOL,
     SCHEMA,
     UPDATE_ARRAYS,
@@ -206,40 +205,25 @@ def test_a_plan_is_named_by_its_columns_and_not_by_how_they_are_compressed(monke
 # --- how long a body may be -----------------------------------------------------------------
 
 
-def test_the_cap_of_contributions_follows_from_the_plan() -> None:
-    assert body_cap("update", SIZES, ("moments", "delta")) == 8 * 9 + MARGIN_BYTES  # means, squares, what was observed
-    assert body_cap("update", SIZES, ("moments", "curvature")) == 8 * (4 + 4 + 10 + 3) + MARGIN_BYTES
-    assert body_cap("update", SIZES, ("failed", "ranks")) == 8 * 4 * MAX_INTERVALS + MARGIN_BYTES
-    assert body_cap("update", Sizes(3, n_outputs=5), ("control",)) == 8 * 2 * 20 + MARGIN_BYTES
-    assert body_cap("evaluation", SIZES) == 8 * (4 * N_BINS + 4 + 2 * 10) + MARGIN_BYTES
-
-
-@pytest.mark.parametrize("kind", ["hello", "heartbeat", "goodbye"])
-def test_what_names_columns_is_not_capped_by_the_plan(kind: str) -> None:
-    assert body_cap(kind, SIZES) == MAX_BODY_BYTES
-
-
-def test_without_a_plan_and_for_a_huge_one_the_cap_is_that_of_the_broker() -> None:
-    assert body_cap("update", None) == MAX_BODY_BYTES
-    assert body_cap("update", Sizes(10**7)) == MAX_BODY_BYTES
-
-
 @pytest.mark.parametrize("kind", UPDATE_ARRAYS)
 @pytest.mark.parametrize("sizes", [SIZES, Sizes(40, n_outputs=4)], ids=["two classes", "four"])
-def test_a_contribution_with_all_it_may_carry_and_the_longest_names_fits_under_its_cap(kind: str, sizes: Sizes) -> None:
+def test_a_contribution_with_the_longest_names_needs_its_numbers_and_the_margin_at_most(
+    kind: str, sizes: Sizes
+) -> None:
     arrays = {name: np.ones(min(sizes.of(part.size), 2**14)) for name, part in UPDATE_ARRAYS[kind].items()}
     longest = replace(DELTA, kind=kind, participant="p" * 63, federation="f" * 63, arrays=arrays)
-    assert len(encode(longest)) <= body_cap("update", sizes, (kind,))
+    assert len(encode(longest)) <= sum(array.nbytes for array in arrays.values()) + MARGIN_BYTES
     decode(encode(longest), sizes=sizes)
 
 
 @pytest.mark.parametrize("sizes", [SIZES, Sizes(40, n_outputs=4)], ids=["two classes", "four"])
-def test_an_evaluation_for_a_sandwich_fits_under_its_cap(sizes: Sizes) -> None:
+def test_an_evaluation_for_a_sandwich_needs_no_more_than_its_numbers_and_the_margin(sizes: Sizes) -> None:
     information = replace(
         INFORMATION, gradient=np.ones(sizes.parameters), hessian=np.ones(sizes.packed), meat=np.ones(sizes.packed)
     )
     longest = replace(EVALUATION_FOR_WALD, participant="p" * 63, federation="f" * 63, information=information)
-    assert len(encode(longest)) <= body_cap("evaluation", sizes)
+    numbers = 4 * sizes.bins + sizes.parameters + 2 * sizes.packed
+    assert len(encode(longest)) <= 8 * numbers + MARGIN_BYTES
     decode(encode(longest), sizes=sizes)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from golden.examples import MODEL, PLAN
 
-from broker.codec import MARGIN_BYTES, body_cap, encode
+from broker.codec import MARGIN_BYTES, encode
 from broker.messages import ModelUpdate
 from participant import training
 from participant.sources import Table
@@ -40,5 +40,5 @@ def test_weights_that_do_not_fit_beside_the_gradient_are_left_out(monkeypatch: p
     assert short.base_version == MODEL.version
 
 
-def test_a_gradient_with_its_weights_fits_under_the_cap_of_its_plan() -> None:
-    assert len(encode(told())) <= body_cap("update", PLAN.sizes, ("gradient",))
+def test_a_gradient_with_its_weights_needs_no_more_than_its_numbers_and_the_margin() -> None:
+    assert len(encode(told())) <= 8 * 2 * PLAN.sizes.parameters + MARGIN_BYTES

@@ -202,7 +202,9 @@ def heartbeat_arrived(state: State, event: HeartbeatArrived) -> Step:
     if name not in state.presence or state.members[name].incarnation != heartbeat.incarnation:
         return state, []  # its hello is on the way, or it may not take part and was told so
     before = state.presence[name]
-    state = heard_of(state, name, event.at, bulletin=heartbeat.bulletin)
+    # Who does not tell of terms, as an earlier version of ours, is taken to mean this one.
+    seen = heartbeat.epoch or state.progress.epoch, heartbeat.bulletin
+    state = heard_of(state, name, event.at, seen)
     heard, ours = (heartbeat.epoch, heartbeat.bulletin), (state.progress.epoch, state.progress.bulletin)
     soon = state.outrun_at is not None and event.at < state.outrun_at + state.rules.silence_seconds
     if not soon and ours < heard < (state.progress.epoch + MOST_TERMS_LOST, 0):
@@ -213,7 +215,8 @@ def heartbeat_arrived(state: State, event: HeartbeatArrived) -> Step:
         # It had only been cut off: no other hello is to be expected.
         return _with_other_data(with_member(state, replace(member, evicted=False)), name, event.at)
     # Twice the same, and not the newest that it was sent: that one is lost, not late.
-    behind = heartbeat.bulletin < before.addressed and heartbeat.bulletin == before.bulletin_seen
+    # Of an earlier term is behind too, whatever its number: after a backup bulletins count from where that stood.
+    behind = seen < (state.progress.epoch, before.addressed) and seen == before.seen
     if not behind or heartbeat.state == "working":
         return state, []
     return state, [Send(global_model(state), name)]  # who lacks the plan says hello again

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from random import Random
 from typing import Literal
 
@@ -79,10 +78,6 @@ class AggregatorService:
         AggregatorError, TransportError
             What a service cannot mend by itself.
         """
-        topology = aggregator_topology(self.rules.federation, expires_seconds=self.queue_expiry_seconds)
-        await unless(
-            self._stop, when_connected(self.transport, partial(self.transport.declare, topology), rng=self.rng)
-        )
         attempt = 0
         while updates := await unless(self._stop, when_connected(self.transport, self._subscribe, rng=self.rng)):
             try:
@@ -99,6 +94,10 @@ class AggregatorService:
         self.reporter.stopped()
 
     async def _subscribe(self) -> Consumer:
+        # Each time: between two terms somebody may have deleted what nobody consumed.
+        await self.transport.declare(
+            aggregator_topology(self.rules.federation, expires_seconds=self.queue_expiry_seconds)
+        )
         return await self.transport.consume(updates_queue(self.rules.federation), prefetch=PREFETCH)
 
     async def _serve(self, updates: Consumer) -> None:

@@ -179,12 +179,13 @@ class Member:
 class Presence:
     """Whether somebody is there; about now, and not kept.
 
-    ``addressed`` is the newest bulletin that was sent to it, ``bulletin_seen`` the newest it says it has.
+    ``addressed`` is the newest bulletin that was sent to it, ``seen`` the term and bulletin of the newest that it says
+    it has.
     """
 
     state: Literal["live", "silent", "left"]
     last_heard: float
-    bulletin_seen: int = -1
+    seen: tuple[int, int] | None = None
     addressed: int = 0
 
 
@@ -294,9 +295,12 @@ class State:
 
     @property
     def strategy(self) -> Strategy:
-        """How updates become the next model; a very wide one has a strategy of its own."""
-        wide = self.plan is not None and self.plan.sizes.parameters > WIDEST_HESSIAN
-        return self.rules.wide_strategy if wide and self.rules.wide_strategy is not None else self.rules.strategy
+        """How updates become the next model; a very wide one has a strategy of its own.
+
+        Which, the plan says: it may lose columns later, and what sites send goes by what it was made for.
+        """
+        wide, planned = self.rules.wide_strategy, "" if self.plan is None else self.plan.strategy
+        return wide if wide is not None and planned == wide.name else self.rules.strategy
 
     def needs_moments_of(self, name: str) -> bool:
         """Whether its moments are asked for now: of everybody at first, later of who joins, or whose rows change."""

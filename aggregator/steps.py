@@ -21,13 +21,12 @@ from broker.messages import (
 Step = tuple[State, list[Action]]
 
 
-def heard_of(state: State, name: str, at: float, bulletin: int | None = None) -> State:
+def heard_of(state: State, name: str, at: float, seen: tuple[int, int] | None = None) -> State:
     """Return ``state`` after a sign of life of ``name``."""
     before = state.presence[name]
     # Contributions and goodbyes travel by queues of their own: one that comes after a goodbye was sent before it.
-    left = before.state == "left" and bulletin is None
-    seen = before.bulletin_seen if bulletin is None else bulletin
-    return with_presence(state, name, Presence("left" if left else "live", at, seen, before.addressed))
+    left = before.state == "left" and seen is None
+    return with_presence(state, name, Presence("left" if left else "live", at, seen or before.seen, before.addressed))
 
 
 def announce(state: State, to: str) -> Step:

@@ -45,7 +45,7 @@ from aggregator.report import Reporter
 from aggregator.state import Rules, State, changes, from_cells, pack_cell, weights_hash
 from aggregator.store import Commit, ReleasedBody, Store
 from broker import codec
-from broker.errors import ForgedMessage, MalformedMessage, RemoteMessageError, TransportUnavailable
+from broker.errors import ForgedMessage, MalformedMessage, NotDeclared, RemoteMessageError, TransportUnavailable
 from broker.failpoints import Reached
 from broker.messages import Evaluation, Goodbye, Heartbeat, Hello, ModelUpdate, Plan, ReleasedModel
 from broker.retry import publish_until_confirmed
@@ -217,8 +217,8 @@ class Term:
         """Take heartbeats."""
         try:
             presence = await self.transport.consume(presence_queue(self.rules.federation), prefetch=PREFETCH)
-        except TransportUnavailable:
-            raise TermEnded("the connection was lost when it began") from None
+        except (NotDeclared, TransportUnavailable) as error:
+            raise TermEnded(f"heartbeats cannot be listened to ({error})") from None
         try:
             while True:
                 await self._whole(self._handle([await presence.take(), *presence.waiting()]))

@@ -85,6 +85,7 @@ class ParticipantService:
     _models: Consumer = field(init=False)
     _work: asyncio.Queue[Work] = field(init=False, default_factory=asyncio.Queue)
     _unsent: asyncio.Queue[tuple[Entry, bool]] = field(init=False, default_factory=asyncio.Queue)
+    _sending: bool = field(init=False, default=False)
     _settled: int = field(init=False, default=0)
     _confirmed: int = field(init=False, default=0)
     _greeting: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
@@ -213,6 +214,8 @@ class ParticipantService:
             await self._send_again()
 
     async def _send_again(self) -> None:
+        if self._sending or not self._unsent.empty():
+            return  # it goes out on the connection that there is: on a bad line copies would only pile up
         for entry in await self.in_thread(self.outbox.entries):
             self._unsent.put_nowait((entry, True))
 
@@ -347,12 +350,14 @@ class ParticipantService:
     async def _send_outbox(self) -> None:
         while True:
             entry, again = await self._unsent.get()
+            self._sending = True
             # Settled while it waited: the aggregator has it, or never will want it.
             if not again or self._state.in_flight == entry.sequence:
                 message_id = f"{self.name}:{self._state.incarnation}:{entry.sequence}"
                 await self._publish(self._addressed(entry.kind, entry.body, message_id), again=again)
                 self.reached("confirmed")
                 self._confirmed = entry.sequence
+            self._sending = False
             self._unsent.task_done()
 
     async def _beat(self) -> None:

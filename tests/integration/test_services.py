@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -17,22 +17,31 @@ from aggregator.service import AggregatorService
 from aggregator.settings import AggregatorSettings
 from aggregator.store.sqlite import SQLiteStore
 from broker.codec import decode, encode
-from broker.memory import MemoryBroker
+from broker.errors import TransportUnavailable
+from broker.memory import MemoryBroker, MemoryTransport
 from broker.messages import Hello, ModelUpdate, ReleasedModel
-from broker.topology import DEAD, MODELS, UPDATES, models_queue, released_queue, routing_key
+from broker.topology import (
+    DEAD,
+    MODELS,
+    UPDATES,
+    models_queue,
+    presence_queue,
+    released_queue,
+    routing_key,
+    updates_queue,
+)
 from broker.transport import Outgoing
 from fedmq.services import aggregator_reporter, aggregator_service, participant_reporter, participant_service
 from fedmq.sites import Site, find_sites
 from monitoring.http import Health
 from participant.outbox import Entry, Outbox
+from participant.service import ParticipantService
 from participant.settings import ParticipantSettings
 from participant.sources import Columns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from broker.memory import MemoryTransport
-    from participant.service import ParticipantService
 
 DATA = Path(__file__).parents[2] / "examples" / "heart_disease"
 FEDERATION = "hearts"
@@ -205,6 +214,61 @@ async def test_what_is_left_in_an_outbox_of_a_plan_with_other_columns_is_refused
         assert judged[f"va:{own}:{number}"].verdict == "wrong-plan"
         assert judged[f"va:{own}:{number + 1}"].verdict == "accepted"
         assert w.counted("fedmq_dead_letters_total", reason="malformed") == 0
+
+
+async def test_a_line_that_breaks_at_every_contribution_piles_up_no_copies_of_it(
+    tmp_path: Path, sites: dict[str, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, sites) as w:
+        await w.start_aggregator()
+        for name in sites:
+            await w.start(name, least_fit_seconds=0.005)
+        va = w.services["va"]
+        assert isinstance(va, ParticipantService)
+        line, publish, waits = cast("MemoryTransport", va.transport), MemoryTransport.publish, asyncio.Event()
+
+        async def broken(self: MemoryTransport, message: Outgoing) -> None:
+            if self is line and ".update." in message.routing_key:
+                waits.set()
+                raise TransportUnavailable("the connection broke before all of it was sent")
+            await publish(self, message)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(MemoryTransport, "publish", broken)
+            for _ in range(5):
+                waits.clear()
+                line.lose()
+                line.connect()
+                async with asyncio.timeout(LIMIT_SECONDS):
+                    await waits.wait()
+            assert va._unsent.qsize() <= 1
+        assert (await w.released()).version == 40
+
+
+@pytest.mark.parametrize("queue", [presence_queue(FEDERATION), updates_queue(FEDERATION)])
+@pytest.mark.fault("F36")
+async def test_a_queue_that_is_deleted_between_two_terms_is_made_anew(
+    tmp_path: Path, sites: dict[str, Site], queue: str
+) -> None:
+    async with world(tmp_path, sites) as w:
+        await w.start_aggregator()
+        for name in sites:
+            await w.start(name, least_fit_seconds=0.005)
+        await w.at_version(3)
+        aggregator = w.services["aggregator"]
+        assert isinstance(aggregator, AggregatorService)
+        stood_down, deleted = aggregator.reporter.stood_down, []
+
+        def and_deleted(why: str) -> None:
+            stood_down(why)
+            w.broker._exchanges.delete(queue)
+            deleted.append(queue)
+
+        aggregator.reporter.stood_down = and_deleted  # type: ignore[method-assign]
+        with closing(SQLiteStore(tmp_path / "aggregator.sqlite", FEDERATION)) as store:
+            store.take_over()  # another one has served, and died
+        await w.until(lambda: bool(deleted))
+        assert (await w.released()).version == 40
 
 
 @pytest.mark.fault("B26")

@@ -11,7 +11,7 @@ from aggregator.announcement import asked_of, global_model
 from aggregator.coordinator import restored, step
 from aggregator.events import EVERYBODY, GiveUp, HeartbeatArrived, Include, Outrun, Record, Reject, Release, Tick
 from aggregator.membership import MOST_TERMS_LOST
-from aggregator.state import cells
+from aggregator.state import cells, from_cells, pack_cell
 from aggregator.strategies import StrategyOptions, make_strategy
 from broker.messages import Heartbeat, LocalWork
 from logistic.quadratic import pack
@@ -397,6 +397,20 @@ def test_a_heartbeat_that_stays_behind_the_newest_bulletin_gets_the_model_again(
     story.heartbeat("a", bulletin=0)
     assert story.plans == [], "who lacks the plan says hello"
     assert [(to, model.bulletin) for to, model in story.models] == [("a", 1)]
+
+
+def test_after_a_backup_who_has_the_model_of_a_lost_term_gets_that_of_this_one_again() -> None:
+    story = training("a", "b", max_versions=50)
+    backup = {key: pack_cell(value) for key, value in cells(story.state).items()}
+    for _ in range(5):
+        story.trains("a", "b")
+    seen, epoch = story.state.progress.bulletin, story.state.progress.epoch
+    story.state, _ = restored(from_cells(story.rules, backup), story.now, epoch + 1, outrun=epoch)
+    assert story.state.progress.bulletin < seen
+    story.heartbeat("b", seen, epoch=epoch).heartbeat("b", seen, epoch=epoch)
+    assert [to for to, _ in story.models] == ["b"]
+    story.heartbeat("b", epoch=epoch + 1).heartbeat("b", epoch=epoch + 1)
+    assert story.models == []
 
 
 def test_a_heartbeat_that_is_up_to_date_or_moves_on_gets_nothing() -> None:

@@ -22,8 +22,10 @@ from aggregator.fit import (
 from aggregator.fit import (
     weights_of as last_weights,
 )
-from aggregator.state import Answer, State
+from aggregator.state import WIDEST_HESSIAN, Answer, State
+from aggregator.strategies import make_strategy
 from broker.messages import MAX_DIRECTIONS
+from broker.schema import OTHER, Feature, Label, Schema
 from logistic.loss import gradient_sum, hessian_sum, log_loss_sum, score_product_sum
 from logistic.separation import Kind
 
@@ -215,3 +217,21 @@ def test_the_rows_of_all_together_prove_it_along_either_direction(
 def test_the_weights_of_the_release_are_those_of_the_state() -> None:
     story = Federation(exact_rules("a", l2=0.1)).joins(a=A).runs()
     np.testing.assert_array_equal(weights_of(story.released), last_weights(story.state))
+
+
+def test_a_plan_that_loses_a_column_at_the_limit_keeps_the_strategy_that_it_was_made_for() -> None:
+    features = (*(Feature(f"x{number}") for number in range(WIDEST_HESSIAN - 2)), Feature("city", kind="categorical"))
+    schema = Schema(features, Label("y"))
+    story = Story(
+        rules("a", "b", strategy="incremental-newton", wide_strategy=make_strategy("lbfgs"), standardise=True)
+    )
+    story.hello("a", feature_schema=schema, levels={"city": ("a", OTHER)})
+    story.hello("b", feature_schema=schema, levels={"city": ("a", "b")})
+    assert story.state.strategy.name == "lbfgs"
+    mean, m2 = np.ones(story.width), np.full(story.width, 40.0)
+    mean[-1] = m2[-1] = 0.0
+    story.reports_moments("a", "b", mean=mean, m2=m2)
+    plan = story.state.plan
+    assert plan is not None
+    assert plan.sizes.parameters == WIDEST_HESSIAN
+    assert (plan.strategy, plan.kind) == (story.state.strategy.name, story.state.strategy.kind)

@@ -141,7 +141,6 @@ def _once(world: World, history: History, last: Last) -> Iterator[Violation]:
 def _nothing_lost(history: History, last: Last) -> Iterator[Violation]:
     attempted = {record.update_id: record for record in history.of(Attempted)}
     judged = {entry.update_id: entry for entry in last.ledger}
-    dead = set(last.waiting.get(DEAD, ()))
     robbed = {record.update_id for record in history.of(Lost)}
     for update_id in sorted({record.update_id for record in history.of(Confirmed)}):
         tried = attempted.get(update_id)
@@ -151,7 +150,7 @@ def _nothing_lost(history: History, last: Last) -> Iterator[Violation]:
         if entry is None:
             # What two disks have lost, the broker's and then the participant's, nobody can bring.
             is_former = update_id.rpartition(":")[0] != f"{tried.who}:{last.incarnations[tried.who]}"
-            if update_id not in dead and not (is_former and update_id in robbed):
+            if not (is_former and update_id in robbed):
                 yield Violation("I2", f"{update_id} was confirmed, and nobody has judged it")
         elif _vanished(entry, tried, last) and not _asked_anew(entry, last):
             yield Violation("I2", f"{update_id} was accepted, and is in no version")

@@ -32,6 +32,8 @@ FAILURES = (*amqp.CONNECTION_EXCEPTIONS, EOFError, LookupError, ValueError, stru
 
 _REFUSALS = (ChannelAccessRefused, ChannelLockedResource, amqp.ChannelPreconditionFailed)
 _HUNG_UP = (ConnectionResetError, BrokenPipeError, asyncio.IncompleteReadError)
+#: Of a classic queue in a cluster: it is declared, and waiting for its node mends that. The code is that of no queue.
+_NODE_IS_DOWN = "home node"
 _CERTIFICATE_ALERT = re.compile(r"certificate|unknown[ _]ca", re.IGNORECASE)
 
 
@@ -68,6 +70,8 @@ def _errors_in_our_words() -> Iterator[None]:
     except TransportError:
         raise
     except amqp.ChannelNotFoundEntity as error:
+        if _NODE_IS_DOWN in said(error):
+            raise TransportUnavailable(f"a node of the broker is missed: {said(error)}") from error
         raise NotDeclared(f"{said(error)}; its owner has not declared it yet") from error
     except _REFUSALS as error:
         raise TopologyRefused(f"the broker does not allow this: {said(error)}") from error

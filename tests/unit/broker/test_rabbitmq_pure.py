@@ -169,6 +169,10 @@ async def test_a_broker_that_hung_up_and_is_gone_gives_no_reason() -> None:
     ("raised", "ours"),
     [
         (amqp.ChannelNotFoundEntity("NOT_FOUND - no queue 'q'"), NotDeclared),
+        (
+            amqp.ChannelNotFoundEntity("NOT_FOUND - home node 'b@h' of durable queue 'q' in vhost '/' is down"),
+            TransportUnavailable,
+        ),
         (amqp.ChannelPreconditionFailed("PRECONDITION_FAILED - inequivalent arg"), TopologyRefused),
         (ChannelAccessRefused("ACCESS_REFUSED"), TopologyRefused),
         (ChannelLockedResource("RESOURCE_LOCKED"), TopologyRefused),

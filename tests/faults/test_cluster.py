@@ -30,7 +30,7 @@ class Clustered(NamedTuple):
     def node_of(self, queue: str) -> RabbitMQ:
         """Return the node that ``queue`` is at, or that leads it."""
         found = self.nodes[0].api("GET", "queues", self.vhost.name, queue)
-        [node] = [each for each in self.nodes if each.name == found.get("leader", found["node"])]
+        [node] = [each for each in self.nodes if each.name == (found.get("leader") or found["node"])]
         return node
 
     def assert_ends_well(self) -> None:

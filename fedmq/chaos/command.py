@@ -21,6 +21,10 @@ from monitoring.logs import configure_logging
 TELL_EVERY, MOST_SHOWN, MOST_OF_EACH = 5.0, 20, 3
 
 
+#: In one command.
+MOST_SEEDS = 1_000_000
+
+
 class Row(NamedTuple):
     """A line of the verdict."""
 
@@ -94,6 +98,8 @@ def parse_seeds(text: str) -> range:
     last = int(found[2] or found[1]) if found else 0
     if first > last:
         raise CommandError("seeds: give the first and the last, as in 0-999")
+    if last - first >= MOST_SEEDS:
+        raise CommandError(f"seeds: at most {MOST_SEEDS:,} at a time, which take a day: give a shorter range")
     return range(first, last + 1)
 
 

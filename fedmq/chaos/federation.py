@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from typing import Any
 
 from aggregator.state import Progress
 from aggregator.store.memory import MemoryStore
@@ -49,6 +51,7 @@ class _Federation:
     async def run(self) -> None:
         """Live until it is over, one way or another."""
         stage, world, loop = self._stage, self._world, asyncio.get_running_loop()
+        loop.set_exception_handler(self._went_wrong)
         stage.begin_chaos()
         subscriber = asyncio.create_task(downstream(stage), name=DOWNSTREAM)
         for life in self._aggregators.values():
@@ -68,7 +71,8 @@ class _Federation:
         for life in self._aggregators.values():
             await life.stop()
         subscriber.cancel()
-        await asyncio.gather(subscriber, return_exceptions=True)
+        with suppress(asyncio.CancelledError):
+            await subscriber
         await asyncio.sleep(STOP_SECONDS)
         stage.history.last = self.what_is_left(why, waiting)
 
@@ -91,6 +95,10 @@ class _Federation:
             tables={name: rows.which for name, rows in stage.rows.items()},
             incarnations={name: outbox.incarnation for name, outbox in stage.outboxes.items()},
         )
+
+    def _went_wrong(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Note what nobody caught, of the services or of this simulation: such a run proves nothing."""
+        self._stage.ended("nobody", context.get("exception") or RuntimeError(context["message"]))
 
     def _befall(self, incident: Incident) -> None:
         befall(self._stage, incident, self._participants.get(incident.who) or self._aggregators.get(incident.who))

@@ -8,7 +8,6 @@ from typing import cast
 
 from aggregator.store.memory import Memory
 from broker import codec
-from broker.errors import NotDeclared, TransportUnavailable
 from broker.messages import GlobalModel
 from broker.topology import MODELS, RELEASED, UPDATES
 from broker.transport import Outgoing
@@ -133,8 +132,7 @@ class Stage:
     def ended(self, who: str, error: BaseException) -> None:
         """Note that a service has ended with ``error``."""
         said = ours_in(error) or error
-        # A service that has no connection while it starts says so and ends; its supervisor starts it again.
-        is_ours = isinstance(said, DiskFull | OutboxFull | TransportUnavailable | NotDeclared)
+        is_ours = isinstance(said, DiskFull | OutboxFull)
         self.history.add(Ended(self.now(), who, f"{type(said).__name__}: {said}", is_ours))
 
     def _arrived(self, message: Outgoing, who: str) -> None:

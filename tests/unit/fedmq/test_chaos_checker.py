@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from broker.topology import updates_queue
+from broker.topology import DEAD, updates_queue
+from fedmq.chaos import federation
 from fedmq.chaos.checker import check
 from fedmq.chaos.federation import live_through
 from fedmq.chaos.history import (
@@ -168,3 +169,17 @@ def test_the_pooled_fit_is_where_the_gradient_is_zero() -> None:
     gradient = ((X - X.mean(axis=0)) / X.std(axis=0)).T @ residual / len(y) + slopes / len(y)
     assert abs(residual.mean()) < 1e-10
     assert float(np.abs(gradient).max()) < 1e-10
+
+
+def test_what_goes_wrong_in_the_simulation_itself_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("an incident that cannot befall anybody")
+
+    monkeypatch.setattr(federation, "befall", broken)
+    world = next(draw(seed) for seed in range(1000) if draw(seed).incidents)
+    found = [violation.what for violation in check(world, live_through(world)) if violation.promise == "I8"]
+    assert any("nobody ended: RuntimeError: an incident" in what for what in found)
+
+
+def test_a_dead_letter_is_found() -> None:
+    assert "I7" in promises("fedavg", waiting={DEAD: ("site-1:site-1-1:1",)})

@@ -90,6 +90,12 @@ class World:
         site = self.sites[name].table if table is None else table
         self._run(name, participant_service(own, site, transport, outbox, reporter), transport, outbox)
 
+    async def start_all(self) -> None:
+        """Start the aggregator, and every site with fits that others see."""
+        await self.start_aggregator()
+        for name in self.sites:
+            await self.start(name, least_fit_seconds=0.005)
+
     def lose_disk(self, name: str) -> None:
         for file in self.folder.glob(f"{name}.sqlite*"):
             file.unlink()
@@ -166,9 +172,7 @@ async def test_malformed_and_forged_messages_are_dead_lettered_and_counted_and_t
     tmp_path: Path, sites: dict[str, Site]
 ) -> None:
     async with world(tmp_path, sites) as w:
-        await w.start_aggregator()
-        for name in sites:
-            await w.start(name, least_fit_seconds=0.005)
+        await w.start_all()
         await w.at_version(3)
         hello = Hello(FEDERATION, "va", "x", ("age",), 1, 0)
         key = routing_key(FEDERATION, "hello", "va")
@@ -197,9 +201,7 @@ async def test_what_is_left_in_an_outbox_of_a_plan_with_other_columns_is_refused
     tmp_path: Path, sites: dict[str, Site]
 ) -> None:
     async with world(tmp_path, sites) as w:
-        await w.start_aggregator()
-        for name in sites:
-            await w.start(name, least_fit_seconds=0.005)
+        await w.start_all()
         await w.at_version(3)
         await w.kill("va")
         outbox = Outbox(tmp_path / "va.sqlite", owner="va", incarnation="another")
@@ -220,9 +222,7 @@ async def test_a_line_that_breaks_at_every_contribution_piles_up_no_copies_of_it
     tmp_path: Path, sites: dict[str, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with world(tmp_path, sites) as w:
-        await w.start_aggregator()
-        for name in sites:
-            await w.start(name, least_fit_seconds=0.005)
+        await w.start_all()
         va = w.services["va"]
         assert isinstance(va, ParticipantService)
         line, publish, waits = cast("MemoryTransport", va.transport), MemoryTransport.publish, asyncio.Event()
@@ -248,12 +248,10 @@ async def test_a_line_that_breaks_at_every_contribution_piles_up_no_copies_of_it
 @pytest.mark.parametrize("queue", [presence_queue(FEDERATION), updates_queue(FEDERATION)])
 @pytest.mark.fault("F36")
 async def test_a_queue_that_is_deleted_between_two_terms_is_made_anew(
-    tmp_path: Path, sites: dict[str, Site], queue: str
+    tmp_path: Path, sites: dict[str, Site], monkeypatch: pytest.MonkeyPatch, queue: str
 ) -> None:
     async with world(tmp_path, sites) as w:
-        await w.start_aggregator()
-        for name in sites:
-            await w.start(name, least_fit_seconds=0.005)
+        await w.start_all()
         await w.at_version(3)
         aggregator = w.services["aggregator"]
         assert isinstance(aggregator, AggregatorService)
@@ -264,7 +262,7 @@ async def test_a_queue_that_is_deleted_between_two_terms_is_made_anew(
             w.broker._exchanges.delete(queue)
             deleted.append(queue)
 
-        aggregator.reporter.stood_down = and_deleted  # type: ignore[method-assign]
+        monkeypatch.setattr(aggregator.reporter, "stood_down", and_deleted)
         with closing(SQLiteStore(tmp_path / "aggregator.sqlite", FEDERATION)) as store:
             store.take_over()  # another one has served, and died
         await w.until(lambda: bool(deleted))
@@ -276,9 +274,7 @@ async def test_a_participant_takes_no_model_from_anybody_but_the_aggregator(
     tmp_path: Path, sites: dict[str, Site]
 ) -> None:
     async with world(tmp_path, sites) as w:
-        await w.start_aggregator()
-        for name in sites:
-            await w.start(name, least_fit_seconds=0.005)
+        await w.start_all()
         await w.at_version(2)
         await w.publish("cleveland", routing_key(FEDERATION, "model", "va"), b"not from the aggregator", MODELS)
         model = await w.released()
@@ -289,9 +285,7 @@ async def test_no_update_is_lost_or_counted_twice_when_services_are_killed_at_an
     tmp_path: Path, sites: dict[str, Site]
 ) -> None:
     async with world(tmp_path, sites, strategy="fedasync", max_versions=60) as w:
-        await w.start_aggregator()
-        for name in sites:
-            await w.start(name, least_fit_seconds=0.005)
+        await w.start_all()
         for version, victim in ((5, "va"), (9, "aggregator"), (14, "cleveland"), (20, "aggregator"), (30, "hungarian")):
             await w.at_version(version)
             await w.kill(victim)
@@ -310,9 +304,7 @@ async def test_a_participant_that_lost_its_disk_is_not_mistaken_for_its_former_s
     tmp_path: Path, sites: dict[str, Site]
 ) -> None:
     async with world(tmp_path, sites) as w:
-        await w.start_aggregator()
-        for name in sites:
-            await w.start(name, least_fit_seconds=0.005)
+        await w.start_all()
         await w.at_version(10)
         await w.kill("va")
         for file in tmp_path.glob("va.sqlite*"):  # noqa: ASYNC240 - a test's own folder
@@ -372,9 +364,7 @@ async def test_a_site_whose_columns_differ_is_told_so_and_the_others_go_on(
 @pytest.mark.fault("F30")
 async def test_a_dead_site_does_not_hold_up_the_end(tmp_path: Path, sites: dict[str, Site]) -> None:
     async with world(tmp_path, sites, sweep_seconds=60.0) as w:
-        await w.start_aggregator()
-        for name in sites:
-            await w.start(name, least_fit_seconds=0.005)
+        await w.start_all()
         await w.at_version(10)
         await w.kill("switzerland")
         model = await w.released()
@@ -385,9 +375,7 @@ async def test_a_dead_site_does_not_hold_up_the_end(tmp_path: Path, sites: dict[
 @pytest.mark.fault("F35")
 async def test_a_model_that_was_lost_on_the_way_is_sent_again(tmp_path: Path, sites: dict[str, Site]) -> None:
     async with world(tmp_path, sites, strategy="fedavg", deadline_seconds=0.5, quorum=3) as w:
-        await w.start_aggregator()
-        for name in sites:
-            await w.start(name, least_fit_seconds=0.005)
+        await w.start_all()
         await w.at_version(5)
         thief = await w.stack.enter_async_context(w.broker.transport("thief"))
         stealing = await thief.consume(models_queue(FEDERATION, "va"), prefetch=1)
@@ -402,9 +390,7 @@ async def test_a_model_that_was_lost_on_the_way_is_sent_again(tmp_path: Path, si
 @pytest.mark.fault("F40")
 async def test_services_end_in_order_when_they_are_asked_to(tmp_path: Path, sites: dict[str, Site]) -> None:
     async with world(tmp_path, sites, max_versions=10_000) as w:
-        await w.start_aggregator()
-        for name in sites:
-            await w.start(name, least_fit_seconds=0.005)
+        await w.start_all()
         await w.at_version(5)
         async with asyncio.timeout(LIMIT_SECONDS):
             w.services["va"].stop()
